@@ -1,0 +1,64 @@
+# Copyright (C) 2026 yolo_compress contributors. SPDX-License-Identifier: AGPL-3.0-or-later
+"""Detection as Ultralytics does it: non-maximum suppression, coordinates, and the training loss."""
+
+from __future__ import annotations
+
+from copy import copy
+
+import numpy as np
+import torch
+
+from yolo_compress.host.checkpoint import training_args
+from yolo_compress.host.ultralytics import DetectionModel, non_max_suppression
+
+
+def postprocess(
+    raw: np.ndarray | torch.Tensor, *, conf: float = 0.001, iou: float = 0.7, max_det: int = 300
+) -> list[np.ndarray]:
+    """Turn raw model output into detections, with the settings of Ultralytics' validator.
+
+    Args:
+        raw: Either (N, 4 + classes, anchors) with centre boxes and class scores, or (N, K, 6) from an end-to-end head.
+        conf: Scores up to this are dropped.
+        iou: Overlap above which the lower score of a class is suppressed; not used on end-to-end output.
+        max_det: Detections kept per image.
+
+    Returns:
+        One array (n, 6) per image: x1, y1, x2, y2 in letterboxed pixels, score, class.
+    """
+    tensor = torch.as_tensor(raw, dtype=torch.float32)
+    end2end = tensor.ndim == 3 and tensor.shape[-1] == 6
+    kept = non_max_suppression(
+        tensor.clone(),  # boxes are converted in place
+        conf_thres=conf,
+        iou_thres=iou,
+        multi_label=True,
+        max_det=max_det,
+        nc=0 if end2end else tensor.shape[1] - 4,
+        end2end=end2end,
+        max_time_img=float("inf"),  # a time limit would make accuracy depend on the machine's load
+    )
+    return [image[:, :6].cpu().numpy().astype(np.float32) for image in kept]
+
+
+def to_original(
+    detections: np.ndarray, *, scale: float, pad: tuple[int, int], shape: tuple[int, int]
+) -> np.ndarray:
+    """Map detections (n, 6) from letterboxed pixels to an image of `shape` (height, width), clipped to it."""
+    mapped = detections.copy()
+    mapped[:, [0, 2]] = ((mapped[:, [0, 2]] - pad[0]) / scale).clip(0, shape[1])
+    mapped[:, [1, 3]] = ((mapped[:, [1, 3]] - pad[1]) / scale).clip(0, shape[0])
+    return mapped
+
+
+def detection_loss(model: DetectionModel, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Return the training loss of a model on a labelled batch, as a scalar that gradients flow through.
+
+    The model stays in the mode it is in, so that in eval mode BatchNorm uses its running statistics. In eval mode an
+    end-to-end head does not cut its one-to-one branch off, so both branches reach the backbone.
+    """
+    twin = copy(model)  # shares every weight; the criterion reads hyperparameters from the model's attributes
+    twin.args = training_args(model)
+    criterion = twin.init_criterion()
+    loss, _ = criterion(model(batch["img"]), batch)
+    return loss.sum()
