@@ -1,0 +1,7 @@
+# Copyright (C) 2026 yolo_compress contributors. SPDX-License-Identifier: AGPL-3.0-or-later
+"""Knowledge distillation: teachers and the losses that follow them."""
+
+from yolo_compress.distill.attachment import Distillation
+from yolo_compress.distill.losses import LOSSES
+
+__all__ = ("LOSSES", "Distillation")
