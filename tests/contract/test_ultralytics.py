@@ -61,4 +61,5 @@ def test_command_line_reads_the_list_that_we_edit():
 def test_supported_families_end_in_detect(family):
     model = names.DetectionModel(f"{family}.yaml", nc=3, verbose=False)
     assert type(model.model[-1]) is names.Detect
-    assert list(model.model[-1].f) and model.model[-1].i == len(model.model) - 1
+    assert list(model.model[-1].f)
+    assert model.model[-1].i == len(model.model) - 1

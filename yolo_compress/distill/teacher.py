@@ -60,8 +60,8 @@ class Teacher:
         ours, theirs = student.stride.tolist(), self.model.stride.tolist()
         if ours != theirs:
             raise UsageError(
-                f"teacher '{self.path}' predicts at strides {theirs} and the student at {ours}; give a teacher with the "
-                "same detection levels"
+                f"teacher '{self.path}' predicts at strides {theirs} and the student at {ours}; give a teacher with "
+                "the same detection levels"
             )
 
 

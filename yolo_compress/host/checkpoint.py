@@ -75,7 +75,8 @@ def check_supported(model: nn.Module, source: str) -> None:
     task = getattr(model, "task", "detect")
     if not isinstance(model, DetectionModel) or task != "detect":
         raise UnsupportedModel(
-            f"'{source}' is a {task} model ({type(model).__name__}); only detect models are supported, such as yolov8n.pt"
+            f"'{source}' is a {task} model ({type(model).__name__}); only detect models are supported "
+            "(YOLOv8, YOLO11, YOLO26)"
         )
     head = model.model[-1]
     if type(head) is not Detect:
@@ -188,12 +189,14 @@ def restructured(model: nn.Module) -> bool:
 
     Class-dependent shapes are compared at the model's own class count.
     """
+    head = model.model[-1]
+    if type(head) is not Detect:  # nothing that we could have changed
+        return False
     if facts(model).get("prune"):
         return True
     level = LOGGER.level
     LOGGER.setLevel("ERROR")
     try:
-        head = model.model[-1]
         built = DetectionModel(deepcopy(model.yaml), ch=first_channels(model), nc=head.nc, verbose=False)
     finally:
         LOGGER.setLevel(level)

@@ -24,8 +24,13 @@ def parse(args: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
     Raises:
         UsageError: A pair that has no value.
     """
-    words, pairs = [], {}
-    for argument in merge_equals_args(list(args)):
+    words: list[str] = []
+    pairs: dict[str, Any] = {}
+    try:
+        merged = merge_equals_args(list(args))
+    except SyntaxError as error:  # a bracket that is never closed
+        raise UsageError(f"the arguments cannot be read: {' '.join(str(error).split())}") from error
+    for argument in merged:
         text = argument.removeprefix("--").removesuffix(",")
         if "=" not in text:
             words.append(text)

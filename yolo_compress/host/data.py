@@ -110,7 +110,7 @@ def letterbox(image: np.ndarray, imgsz: int) -> tuple[np.ndarray, float, tuple[i
 
 
 def image_batches(images: Sequence[Path], imgsz: int, *, batch: int = 8) -> Iterator[np.ndarray]:
-    """Yield letterboxed images in their order as (N, 3, imgsz, imgsz) float32 in 0 to 1; the last batch may be small."""
+    """Yield letterboxed images in order as (N, 3, imgsz, imgsz) float32 in 0 to 1; the last batch may be small."""
     for start in range(0, len(images), batch):
         frames = [letterbox(read_image(path), imgsz)[0] for path in images[start : start + batch]]
         yield np.stack(frames).astype(np.float32) / 255

@@ -16,7 +16,7 @@ def enable(plan_for: Callable[[dict[str, Any]], tuple[Plan | None, dict[str, Any
     """Let detect training in this process go through a plan.
 
     The documented `task_map` of `YOLO` is replaced by one whose detect trainer looks at the overrides first. Without
-    any flag of ours the stock trainer runs.
+    any flag of ours a run is what it was, except that a pruned model keeps its structure.
 
     Args:
         plan_for: Splits the overrides of a run into a plan, or None, and the settings that Ultralytics knows.
@@ -24,13 +24,11 @@ def enable(plan_for: Callable[[dict[str, Any]], tuple[Plan | None, dict[str, Any
 
     def trainer(overrides: dict[str, Any], _callbacks: Any = None) -> Any:
         plan, native = plan_for(dict(overrides))
-        cls = CompressTrainer.bound(plan) if plan is not None else stock["detect"]["trainer"]
+        cls = CompressTrainer if plan is None else CompressTrainer.bound(plan)
         return cls(overrides=native, _callbacks=_callbacks)
 
-    stock: dict[str, dict[str, Any]] = {}
-
     def task_map(self: YOLO) -> dict[str, dict[str, Any]]:
-        stock.update(_STOCK_TASK_MAP.fget(self))
+        stock = _STOCK_TASK_MAP.fget(self)
         return {**stock, "detect": {**stock["detect"], "trainer": trainer}}
 
     YOLO.task_map = property(task_map, doc=_STOCK_TASK_MAP.__doc__)

@@ -78,6 +78,11 @@ def openvino_metadata(folder: Path) -> dict[str, Any]:
     return YAML.load(file) if file.is_file() else {}
 
 
+def write_openvino_metadata(folder: Path, metadata: dict[str, Any]) -> None:
+    """Write the metadata that Ultralytics reads beside an OpenVINO model."""
+    YAML.save(folder / "metadata.yaml", metadata)
+
+
 def class_names(metadata: dict[str, Any]) -> tuple[str, ...]:
     """Return the class names that an artifact carries, in class order; empty where it carries none."""
     found = metadata.get("names")

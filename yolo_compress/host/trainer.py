@@ -128,7 +128,9 @@ class CompressTrainer(DetectionTrainer):
     def _build_train_pipeline(self) -> None:
         super()._build_train_pipeline()
         if self._cpu_bf16:
-            self.amp = True  # the loop's autocast on a CPU is bfloat16; set after the parent's check, which knows only CUDA
+            self.amp = (
+                True  # the loop's autocast on a CPU is bfloat16; set after the parent's check, which knows only CUDA
+            )
 
     def optimizer_step(self) -> None:
         """Average the attachments' gradients over DDP workers, which wrap the model alone, then step."""
@@ -172,4 +174,3 @@ class CompressTrainer(DetectionTrainer):
         if self._terms:
             model = unwrap_model(self.model)
             model.criterion = CompressCriterion(model, self._terms, base=getattr(model, "criterion", None))
-

@@ -31,7 +31,11 @@ def cwd_by_hand(student, teacher, tau):
 
 @settings(max_examples=20, deadline=None)
 @given(
-    n=st.integers(1, 3), c=st.integers(1, 4), h=st.integers(2, 5), w=st.integers(2, 5), tau=st.sampled_from([0.5, 1.0, 4.0])
+    n=st.integers(1, 3),
+    c=st.integers(1, 4),
+    h=st.integers(2, 5),
+    w=st.integers(2, 5),
+    tau=st.sampled_from([0.5, 1.0, 4.0]),
 )
 def test_cwd_equals_its_definition(n, c, h, w, tau):
     torch.manual_seed(n * 100 + c * 10 + h + w)
@@ -82,7 +86,7 @@ def test_response_weight_carries_no_gradient():
 def outputs(channels, classes, branches=("",)):
     feats = [torch.randn(2, c, s, s) for c, s in zip(channels, (4, 2), strict=True)]
     one = {"scores": torch.randn(2, classes, 20), "boxes": torch.randn(2, 64, 20), "feats": feats}
-    return one if branches == ("",) else {name: one for name in branches}
+    return one if branches == ("",) else dict.fromkeys(branches, one)
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -102,7 +106,10 @@ def test_projectors_only_where_channels_differ():
 
 
 def test_one2one_never_follows_dense_targets():
-    student = {"one2many": {"scores": torch.zeros(1, 1, 4)}, "one2one": {"scores": torch.zeros(1, 1, 4, requires_grad=True)}}
+    student = {
+        "one2many": {"scores": torch.zeros(1, 1, 4)},
+        "one2one": {"scores": torch.zeros(1, 1, 4, requires_grad=True)},
+    }
     dense = {"scores": torch.full((1, 1, 4), 3.0)}
     student["one2many"]["scores"].requires_grad_()
     Response(Shapes((), (), (0,), 1.0))(student, dense).backward()

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.tiny import FAMILIES, tiny_model
 
+from tests.tiny import FAMILIES, tiny_model
 from yolo_compress.distill import Distillation
 from yolo_compress.distill.teacher import Teacher, head_channels
 from yolo_compress.errors import UsageError

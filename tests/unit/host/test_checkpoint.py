@@ -11,8 +11,8 @@ import zipfile
 
 import pytest
 import torch
-from tests.tiny import FAMILIES, tiny_model
 
+from tests.tiny import FAMILIES, tiny_model
 from yolo_compress.errors import DataError, OutputError, UnsupportedModel
 from yolo_compress.host import checkpoint
 

@@ -6,8 +6,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tests.tiny import tiny_model
 
+from tests.tiny import tiny_model
 from yolo_compress.errors import DataError
 from yolo_compress.host import data, detect
 
@@ -60,7 +60,12 @@ def test_letterbox_equals_the_validators(tmp_path, shape):
     cv2.imwrite(str(file), image)
     (tmp_path / "labels" / "val" / "a.txt").write_text("0 0.5 0.5 0.2 0.2\n")
     dataset = YOLODataset(
-        img_path=str(file.parent), imgsz=64, augment=False, hyp=get_cfg(), rect=False, data={"names": {0: "a"}, "channels": 3}
+        img_path=str(file.parent),
+        imgsz=64,
+        augment=False,
+        hyp=get_cfg(),
+        rect=False,
+        data={"names": {0: "a"}, "channels": 3},
     )
     theirs = dataset[0]
     ours, scale, pad = data.letterbox(data.read_image(file), 64)
@@ -82,6 +87,7 @@ def test_boxes_return_to_where_they_were():
 
 def test_labelled_batches_equal_the_trainers_loss(tiny_data):
     from ultralytics.data import YOLODataset
+
     from yolo_compress.host.checkpoint import training_args
 
     spec = data.read_data(tiny_data)
