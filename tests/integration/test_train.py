@@ -1,0 +1,179 @@
+# Copyright (C) 2026 yolo_compress contributors. SPDX-License-Identifier: AGPL-3.0-or-later
+"""Training with attachments: off is bit-identical, resumed equals uninterrupted, nothing stays in the checkpoint."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.tiny import tiny_model
+from yolo_compress import train as training
+from yolo_compress.errors import UsageError
+from yolo_compress.host import checkpoint
+from yolo_compress.host.trainer import STATE_FILE, CompressTrainer
+
+LOSSES = ("box_loss", "cls_loss", "dfl_loss", "l1_loss", "cwd_loss", "response_loss")
+
+
+@pytest.fixture
+def settings(tiny_data, tmp_path):
+    return {
+        "data": str(tiny_data),
+        "epochs": 2,
+        "imgsz": 64,
+        "batch": 4,
+        "nbs": 4,
+        "project": str(tmp_path / "runs"),
+        "plots": False,
+        "device": "cpu",
+        "optimizer": "SGD",
+        "lr0": 0.01,
+        "warmup_epochs": 0,
+        "mosaic": 0.0,
+        "seed": 3,
+    }
+
+
+def losses(folder: Path) -> list[dict[str, str]]:
+    """Return the losses of each epoch as they stand in results.csv, without times."""
+    with (folder / "results.csv").open() as stream:
+        return [{k: v for k, v in row.items() if k.endswith(LOSSES)} for row in csv.DictReader(stream)]
+
+
+class Cut(Exception):
+    """Stands for a process that ends between two epochs."""
+
+
+@pytest.mark.parametrize("family", ["yolov8n", "yolo26n"])
+def test_without_our_keys_losses_are_bit_identical(make_checkpoint, settings, tmp_path, family):
+    from ultralytics import YOLO
+
+    path = make_checkpoint(family)
+    YOLO(str(path)).train(name="stock", **settings)
+    training.train(path, name="ours", **settings)
+    stock, ours = (losses(tmp_path / "runs" / name) for name in ("stock", "ours"))
+    assert len(stock) == 2
+    assert stock == ours
+    a, b = (checkpoint.load_model(tmp_path / "runs" / name / "weights" / "last.pt") for name in ("stock", "ours"))
+    assert all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+@pytest.mark.parametrize("family", ["yolov8n", "yolo26n"])
+def test_distillation_adds_columns_and_leaves_nothing(make_checkpoint, settings, tmp_path, family):
+    student, teacher = make_checkpoint(family), make_checkpoint("yolo11n", name="t.pt", seed=1, width=0.25)
+    keys = set(tiny_model(family).state_dict())
+    training.train(student, teacher=str(teacher), name="kd", **settings)
+    rows = losses(tmp_path / "runs" / "kd")
+    assert all(float(row["train/cwd_loss"]) > 0 and float(row["train/response_loss"]) > 0 for row in rows)
+    assert all(float(row["val/cwd_loss"]) == 0 for row in rows)
+    weights = tmp_path / "runs" / "kd" / "weights"
+    model = checkpoint.load_model(weights / "best.pt")
+    assert set(model.state_dict()) == keys
+    assert model.criterion is None
+    assert not (weights / STATE_FILE).exists()
+    assert checkpoint.facts(model)["recipe"]["distill"]["teacher"] == str(teacher)
+
+
+@pytest.mark.parametrize("family", ["yolov8n", "yolo26n"])
+def test_resumed_run_equals_the_uninterrupted_one(make_checkpoint, settings, tmp_path, monkeypatch, family):
+    student, teacher = make_checkpoint(family), make_checkpoint(family, name="t.pt", seed=1, width=0.25)
+    projectors = []
+
+    def load_and_keep(self, state):
+        projectors.append(state)
+        original(self, state)
+
+    original = training.Distillation.load_state
+    save = CompressTrainer.save_model
+
+    def save_and_end(self):
+        save(self)
+        if self.epoch == 0:
+            raise Cut
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CompressTrainer, "save_model", save_and_end)
+        with pytest.raises(Cut):
+            training.train(student, teacher=str(teacher), name="cut", **settings)
+    weights = tmp_path / "runs" / "cut" / "weights"
+    saved = torch.load(weights / STATE_FILE, weights_only=True)["attachments"][0]
+    assert saved, "the projectors were not saved"
+    monkeypatch.setattr(training.Distillation, "load_state", load_and_keep)
+    training.train(weights / "last.pt", resume=True)
+    assert all(torch.equal(saved[key], value) for key, value in projectors[0].items())
+    rows = losses(tmp_path / "runs" / "cut")
+    assert len(rows) == 2
+    assert float(rows[1]["train/cwd_loss"]) > 0
+    assert not (weights / STATE_FILE).exists()
+
+
+def test_flags_cannot_change_in_the_middle_of_a_run(make_checkpoint):
+    with pytest.raises(UsageError, match=r"a resumed run keeps its recipe, and prune was given as well"):
+        training.train(make_checkpoint(), resume=True, prune=0.5)
+
+
+def test_unknown_key_is_answered_with_close_matches(make_checkpoint, settings):
+    with pytest.raises(UsageError, match=r"'prune_ration' is not a valid argument"):
+        training.train(make_checkpoint(), prune_ration=0.4, **settings)
+    assert not Path(settings["project"]).exists()
+
+
+def test_enable_makes_flags_legal_and_disable_takes_them_back(make_checkpoint, settings, tmp_path):
+    from ultralytics import YOLO
+
+    student, teacher = make_checkpoint(), make_checkpoint(name="t.pt", seed=1)
+    settings["epochs"] = 1
+    training.enable()
+    try:
+        YOLO(str(student)).train(name="ours", teacher=str(teacher), distill="response", **settings)
+        YOLO(str(student)).train(name="none", **settings)
+    finally:
+        training.disable()
+    assert "train/response_loss" in losses(tmp_path / "runs" / "ours")[0]
+    assert "train/response_loss" not in losses(tmp_path / "runs" / "none")[0]
+    with pytest.raises(SyntaxError, match="teacher"):
+        YOLO(str(student)).train(name="off", teacher=str(teacher), **settings)
+
+
+def test_pruned_model_is_kept_where_stock_training_rebuilds_it(make_checkpoint, settings, tmp_path):
+    path = make_checkpoint()
+    settings["epochs"] = 1
+    training.train(path, name="pruned", prune=0.4, prune_images=8, prune_importance="l2", **settings)
+    best = tmp_path / "runs" / "pruned" / "weights" / "best.pt"
+    dense, pruned = checkpoint.count(checkpoint.load_model(path), 64), checkpoint.count(checkpoint.load_model(best), 64)
+    assert pruned[0] < 0.7 * dense[0]
+    training.train(best, name="again", **settings)
+    again = checkpoint.load_model(tmp_path / "runs" / "again" / "weights" / "best.pt")
+    assert checkpoint.count(again, 64) == pruned
+
+
+def test_bf16_without_units_is_refused(make_checkpoint, settings, monkeypatch):
+    from yolo_compress.host import cpu
+
+    monkeypatch.setattr(cpu, "bf16_units", tuple)
+    with pytest.raises(UsageError, match=r"amp=bf16 needs a CPU with bfloat16 units"):
+        training.train(make_checkpoint(), fast_cpu=True, amp="bf16", **settings)
+
+
+def test_fast_cpu_trains_in_bf16_with_loader_processes(make_checkpoint, settings, tmp_path, monkeypatch):
+    from yolo_compress.host import trainer
+
+    seen = {}
+    monkeypatch.setattr(trainer, "require_bf16", lambda: None)  # emulated where there are no units: slow, same code
+    original = CompressTrainer.preprocess_batch
+
+    def look(self, batch):
+        batch = original(self, batch)
+        seen["autocast"] = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
+        seen["layout"] = batch["img"].is_contiguous(memory_format=torch.channels_last)
+        seen["workers"] = self.train_loader.num_workers
+        return batch
+
+    monkeypatch.setattr(CompressTrainer, "preprocess_batch", look)
+    settings["epochs"] = 1
+    training.train(make_checkpoint(), name="fast", fast_cpu=True, amp="bf16", workers=1, **settings)
+    assert seen == {"autocast": True, "layout": True, "workers": 1}
+    assert torch.isfinite(torch.tensor([float(v) for v in losses(tmp_path / "runs" / "fast")[0].values()])).all()

@@ -1,0 +1,133 @@
+# Copyright (C) 2026 yolo_compress contributors. SPDX-License-Identifier: AGPL-3.0-or-later
+"""Importance scores against derivatives taken another way."""
+
+from __future__ import annotations
+
+import typing
+from copy import deepcopy
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from tests.unit.prune.models import IMGSZ, build
+from yolo_compress.errors import CompressError
+from yolo_compress.host.detect import detection_loss
+from yolo_compress.prune import IMPORTANCES, ChannelGraph, build_graph, normalised
+from yolo_compress.prune import importance as module
+from yolo_compress.recipe import PruneSection
+
+EPS = 1e-5  # in float64: truncation about 1e-10, rounding about 1e-11
+
+
+def silent(line: str) -> None:
+    """Ignore progress."""
+
+
+def _smooth_losses(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """Return a loss per image that is smooth: the targets of the detection loss move with the prediction."""
+    found = model(images)[1]
+    found = found.get("one2many", found)
+    return found["scores"].tanh().square().sum((1, 2)) + (found["boxes"] * 0.1).sin().sum((1, 2))
+
+
+@pytest.mark.parametrize("family", ["yolov8n", "yolo26n"])
+def test_taylor_equals_numeric_derivatives_by_a_mask(family: str, labelled, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build(family).double().requires_grad_(False)
+    batches = [{k: v.double() for k, v in batch.items()} for batch in labelled()]
+    monkeypatch.setattr(module, "detection_loss", lambda m, batch: _smooth_losses(m, batch["img"]).sum())
+    graph = build_graph(model, imgsz=IMGSZ)
+    scores = IMPORTANCES["taylor"].function(model, graph, lambda: batches, silent)
+    images = torch.cat([batch["img"] for batch in batches])
+    free = [c for c in range(graph.channels) if c not in graph.frozen]
+    for channel in np.random.default_rng(0).choice(free, 10, replace=False).tolist():
+        up, down = (_smooth_losses(_scaled(model, graph, channel, 1 + e), images) for e in (EPS, -EPS))
+        expected = float(((up - down) / (2 * EPS)).square().sum())
+        assert scores[channel] == pytest.approx(expected, rel=1e-4, abs=1e-12)
+
+
+def _scaled(model: nn.Module, graph: ChannelGraph, channel: int, factor: float) -> nn.Module:
+    """Scale the BatchNorm output of one channel wherever it lives."""
+    scaled = deepcopy(model)
+    modules = dict(scaled.named_modules())
+    for norm in graph.norms:
+        rows = torch.from_numpy(np.flatnonzero(norm.channels == channel))
+        modules[norm.name].weight[rows] *= factor
+        modules[norm.name].bias[rows] *= factor
+    return scaled
+
+
+@pytest.mark.parametrize("family", ["yolov8n", "yolo11n", "yolo26n"])
+def test_taylor_on_the_detection_loss_equals_batchnorm_gradients(family: str, labelled, family_model) -> None:
+    """For one image, the mask's derivative is g dL/dg + b dL/db, summed over the BatchNorms that carry a channel."""
+    model = deepcopy(family_model(family)).float()
+    graph = build_graph(model, imgsz=IMGSZ)
+    batch = labelled()[1]
+    assert len(batch["img"]) == 1
+    scores = IMPORTANCES["taylor"].function(model, graph, lambda: [batch], silent)
+    detection_loss(model, batch).backward()
+    modules = dict(model.named_modules())
+    sums = np.zeros(graph.channels)
+    for norm in graph.norms:
+        bn = modules[norm.name]
+        np.add.at(sums, norm.channels, (bn.weight * bn.weight.grad + bn.bias * bn.bias.grad).detach().numpy())
+    free = [c for c in range(graph.channels) if c not in graph.frozen]
+    np.testing.assert_allclose(np.sqrt(scores[free]), np.abs(sums[free]), rtol=1e-3, atol=1e-4 * np.abs(sums).max())
+    assert scores[free].max() > 0
+
+
+def test_l2_equals_loops(family_model) -> None:
+    model = family_model("yolo11n")
+    graph = build_graph(model, imgsz=IMGSZ)
+    scores = IMPORTANCES["l2"].function(model, graph, None, silent)
+    modules = dict(model.named_modules())
+    for channel in (5, 40, 333, 701):
+        total = 0.0
+        for name, dimension, index in graph.slots()[channel]:
+            conv = modules[name]
+            if dimension == 0 and isinstance(conv, nn.Conv2d):
+                bn = modules[name.removesuffix(".conv") + ".bn"]
+                fused = conv.weight[index] * bn.weight[index] / torch.sqrt(bn.running_var[index] + bn.eps)
+                total += fused.detach().square().sum().item()
+        assert scores[channel] == pytest.approx(total**0.5, rel=1e-5)
+
+
+def test_an_importance_does_not_touch_the_model(importance: str, labelled) -> None:
+    model = build("yolo26n")
+    before, keys = deepcopy(model.state_dict()), set(vars(model))
+    graph = build_graph(model, imgsz=IMGSZ)
+    scores = IMPORTANCES[importance].function(model, graph, labelled, silent)
+    assert scores.shape == (graph.channels,)
+    assert (scores >= 0).all()
+    assert set(vars(model)) == keys
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+    assert all(p.grad is None for p in model.parameters())
+    assert not any(m._forward_hooks for m in model.modules())
+
+
+def test_normalised_means_are_one(family_model) -> None:
+    graph = build_graph(family_model("yolo11n"), imgsz=IMGSZ)
+    scores = np.random.default_rng(0).uniform(0, 5, graph.channels)
+    scores[graph.groups[0]] = 0
+    result = normalised(scores, graph)
+    assert all(result[group].mean() == pytest.approx(1) for group in graph.groups)
+    assert (result[graph.groups[0]] == 1).all()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_scores_that_are_not_finite_are_refused(value: float, family_model) -> None:
+    graph = build_graph(family_model("yolov8n"), imgsz=IMGSZ)
+    scores = np.ones(graph.channels)
+    scores[7] = value
+    with pytest.raises(CompressError, match=r"importance scores are not finite.*use importance=l2"):
+        normalised(scores, graph)
+
+
+def test_the_registry_is_what_the_recipe_offers() -> None:
+    offered = typing.get_args(PruneSection.model_fields["importance"].annotation)
+    assert set(offered) == set(IMPORTANCES)
+    for name, entry in IMPORTANCES.items():
+        assert entry.name == name
+        assert entry.description
+        assert entry.function.__doc__

@@ -1,0 +1,276 @@
+# Copyright (C) 2026 yolo_compress contributors. SPDX-License-Identifier: AGPL-3.0-or-later
+"""Which channels go: integer widths that meet a target as closely as rounding allows, then the least important ones.
+
+One number, the level, sets all widths at once: the same share everywhere (local), or everything that scores below it
+(global). It is searched so that the *rounded* widths meet the target; between the last level that removes too little
+and the first that removes too much, single steps are taken in the order of importance lost per saving.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from yolo_compress.errors import UsageError
+from yolo_compress.prune.cost import CostModel
+from yolo_compress.prune.graph import ChannelGraph, IntArray
+from yolo_compress.prune.importance import FloatArray
+
+TOLERANCE = 0.03  # share of the target that the finished widths may miss before the result says so
+POLISH = 0.005  # below this miss no width is moved away from what the level gives
+MOVES = 50
+LEVELS = 4001  # of the local scope: shares in steps of 0.00025, finer than one channel in 4000
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is to be removed: `share` of the parameters (`ratio`) or of the operations (`flops`)."""
+
+    kind: Literal["ratio", "flops"]
+    share: float
+
+
+@dataclass(frozen=True)
+class Widths:
+    """What widths a layer may take."""
+
+    round_to: int
+    max_share: float
+
+    def allowed(self, width: int) -> IntArray:
+        """Return the allowed widths from the full one down.
+
+        They are the multiples of `round_to`, and the full width, down to (1 - `max_share`) of it. A layer of up to
+        two such multiples may take half steps: otherwise a stem of 16 channels could only stay or lose half.
+        """
+        step = max(1, self.round_to // 2) if width <= 2 * self.round_to else self.round_to
+        least = max(step, math.ceil((1 - self.max_share) * width - 1e-9))
+        multiples = np.arange(step, width, step)
+        return np.concatenate([[width], multiples[multiples >= least][::-1]])
+
+    def nearest(self, width: int, wanted: float) -> int:
+        """Round a wanted width to an allowed one; halfway, to the wider."""
+        allowed = self.allowed(width)
+        return int(allowed[np.abs(allowed - wanted).argmin()])
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which channels of a graph stay, and what the finished model will cost."""
+
+    graph: ChannelGraph
+    kept: npt.NDArray[np.bool_]
+    scores: FloatArray
+    target: Target
+    params_before: int
+    params_after: int
+    ops_before: int
+    ops_after: int
+    notes: tuple[str, ...]
+
+    def positions(self, channels: IntArray) -> IntArray:
+        """Return where in an array of channels the kept ones are, ascending."""
+        return np.flatnonzero(self.kept[channels])
+
+
+def check_reachable(graph: ChannelGraph, *, target: Target, widths: Widths) -> None:
+    """Refuse a target before anything slow is done.
+
+    Raises:
+        UsageError: More than can go is asked for, or less than half of the smallest step.
+    """
+    _Search(graph, np.ones(graph.channels), target=target, widths=widths, scope="local").check()
+
+
+def allocate(
+    graph: ChannelGraph,
+    scores: FloatArray,
+    *,
+    target: Target,
+    widths: Widths,
+    scope: Literal["global", "local"],
+) -> Plan:
+    """Choose widths that meet the target, and in each group the channels with the best scores.
+
+    Args:
+        graph: Of the model to be pruned.
+        scores: One per channel, normalised per group.
+        target: What is to be removed.
+        widths: What widths layers may take.
+        scope: `local` takes the same share of each layer; `global` compares scores across layers.
+
+    Raises:
+        UsageError: The target cannot be reached.
+    """
+    search = _Search(graph, scores, target=target, widths=widths, scope=scope)
+    search.check()
+    chosen = search.run()
+    kept = np.ones(graph.channels, dtype=bool)
+    for unit, width in zip(graph.units, chosen.tolist(), strict=True):
+        for group in unit:
+            members = graph.groups[group]
+            worst_first = np.argsort(scores[members], kind="stable")
+            kept[members[worst_first[: len(members) - width]]] = False
+    share = search.removed(chosen)
+    notes = ()
+    if abs(share - target.share) > TOLERANCE * target.share:
+        notes = (
+            f"{target.kind}={target.share:g} became {share:.3f}: round_to={widths.round_to} allows nothing closer",
+        )
+    (params_before, ops_before), (params_after, ops_after) = search.cost(search.full), search.cost(chosen)
+    return Plan(
+        graph=graph,
+        kept=kept,
+        scores=scores,
+        target=target,
+        params_before=params_before,
+        params_after=params_after,
+        ops_before=ops_before,
+        ops_after=ops_after,
+        notes=notes,
+    )
+
+
+class _Search:
+    """The widths of all units, one integer each, and the search over them."""
+
+    def __init__(
+        self,
+        graph: ChannelGraph,
+        scores: FloatArray,
+        *,
+        target: Target,
+        widths: Widths,
+        scope: Literal["global", "local"],
+    ) -> None:
+        self.target, self.widths, self.scope = target, widths, scope
+        self.units = graph.units
+        self.costs = CostModel(graph)
+        self.full = np.array([len(graph.groups[unit[0]]) for unit in graph.units], dtype=np.int64)
+        self.allowed = [widths.allowed(int(width)) for width in self.full]
+        # What the k-th channel to go costs: tied groups lose their k-th worst together.
+        self.profiles = [np.mean([np.sort(scores[graph.groups[g]]) for g in unit], axis=0) for unit in graph.units]
+        pairs = zip(self.profiles, self.units, strict=True)
+        self.lost = [np.concatenate([[0.0], np.cumsum(profile)]) * len(unit) for profile, unit in pairs]
+
+    def cost(self, chosen: IntArray) -> tuple[int, int]:
+        """Return parameters and operations at the given widths."""
+        return self.costs(self.units, chosen)
+
+    def removed(self, chosen: IntArray) -> float:
+        """Return the share of the targeted cost that is gone at the given widths."""
+        which = 0 if self.target.kind == "ratio" else 1
+        return 1 - self.cost(chosen)[which] / self.cost(self.full)[which]
+
+    def check(self) -> None:
+        """Raise where the target lies outside of what the allowed widths can do."""
+        kind, share = self.target.kind, self.target.share
+        limits = f"round_to={self.widths.round_to}, max_share={self.widths.max_share:g} and the layers kept whole"
+        most = self.removed(np.array([widths[-1] for widths in self.allowed], dtype=np.int64))
+        if share > most * (1 + TOLERANCE) or most <= 0:
+            floor = math.floor(most * 1000) / 1000
+            advice = "lower round_to, or keep fewer layers"
+            if floor > 0:
+                advice = f"ask for {kind}={floor:g} or less, or raise max_share"
+            raise UsageError(f"{kind}={share:g} cannot be reached: with {limits}, at most {floor:.3f} can go; {advice}")
+        least = min(self.removed(self._moved(self.full, u, w[1])) for u, w in enumerate(self.allowed) if len(w) > 1)
+        if share < least / 2:
+            ceiling = math.ceil(least * 10000) / 10000
+            raise UsageError(
+                f"{kind}={share:g} removes nothing: with {limits}, the smallest step is {ceiling:g}; "
+                f"ask for {kind}={ceiling:g} or more, or lower round_to"
+            )
+
+    def run(self) -> IntArray:
+        """Return widths whose cost is as near to the target as they allow."""
+        low, high = self._bracket()
+        return self._polish(self._between(self.at(low), self.at(high)), wanted=self._wanted(high))
+
+    def at(self, level: float) -> IntArray:
+        """Return the rounded widths at a level; they never grow with it."""
+        pairs = zip(self.full.tolist(), self._wanted(level), strict=True)
+        return np.array([self.widths.nearest(full, wanted) for full, wanted in pairs], dtype=np.int64)
+
+    def _wanted(self, level: float) -> FloatArray:
+        if self.scope == "local":
+            return self.full * (1 - level)
+        return self.full - np.array([np.searchsorted(profile, level) for profile in self.profiles], dtype=np.float64)
+
+    def _bracket(self) -> tuple[float, float]:
+        """Return the last level that removes less than the target, and the next, which does not."""
+        if self.scope == "local":
+            levels = np.linspace(0, 1, LEVELS)
+        else:
+            levels = np.unique(np.concatenate([[0.0], *self.profiles, [np.inf]]))
+        low, high = 0, len(levels) - 1
+        while high - low > 1:
+            middle = (low + high) // 2
+            if self.removed(self.at(levels[middle])) >= self.target.share:
+                high = middle
+            else:
+                low = middle
+        return float(levels[low]), float(levels[high])
+
+    def _between(self, wide: IntArray, narrow: IntArray) -> IntArray:
+        """Walk from wide to narrow, least importance per saving first, and return where the target was nearest."""
+        which = 0 if self.target.kind == "ratio" else 1
+        best = current = wide
+        while self.removed(current) < self.target.share:
+            here = self.cost(current)[which]
+            steps: list[tuple[float, int, IntArray]] = []
+            for unit in np.flatnonzero(current > narrow).tolist():
+                step = self._moved(current, unit, self._neighbour(unit, int(current[unit]), 1))
+                lost = self._loss(unit, int(step[unit])) - self._loss(unit, int(current[unit]))
+                steps.append((lost / max(here - self.cost(step)[which], 1), unit, step))
+            if not steps:
+                break
+            current = min(steps, key=lambda item: item[:2])[2]
+            best = min(best, current, key=self._miss)
+        return best
+
+    def _polish(self, current: IntArray, *, wanted: FloatArray) -> IntArray:
+        """Move single widths by one step while that brings the target nearer and it is not near enough.
+
+        Of the moves that at least halve the miss, the one that leaves its layer nearest to the width that the level
+        wants, relative to the layer: a wide layer gives way before a narrow one.
+        """
+        for _ in range(MOVES):
+            miss = self._miss(current)
+            if miss <= POLISH * self.target.share:
+                break
+            moves = [
+                (self._miss(moved), abs(width - wanted[unit]) / self.full[unit], unit, moved)
+                for unit in range(len(self.full))
+                for direction in (1, -1)
+                if (width := self._neighbour(unit, int(current[unit]), direction)) is not None
+                for moved in [self._moved(current, unit, width)]
+            ]
+            halving = [move for move in moves if move[0] <= miss / 2]
+            best = min(halving, key=lambda move: move[1:3]) if halving else min(moves, key=lambda move: move[0])
+            if best[0] >= miss:
+                break
+            current = best[3]
+        return current
+
+    def _miss(self, chosen: IntArray) -> float:
+        return abs(self.removed(chosen) - self.target.share)
+
+    def _loss(self, unit: int, width: int) -> float:
+        return float(self.lost[unit][self.full[unit] - width])
+
+    def _neighbour(self, unit: int, width: int, direction: int) -> int | None:
+        """Return the next allowed width, narrower for direction 1 and wider for -1."""
+        allowed = self.allowed[unit].tolist()
+        index = allowed.index(width) + direction
+        return allowed[index] if 0 <= index < len(allowed) else None
+
+    @staticmethod
+    def _moved(chosen: IntArray, unit: int, width: int | None) -> IntArray:
+        assert width is not None
+        moved = chosen.copy()
+        moved[unit] = width
+        return moved

@@ -1,0 +1,64 @@
+# Copyright (C) 2026 yolo_compress contributors. SPDX-License-Identifier: AGPL-3.0-or-later
+"""Pruning as a part of a training run: once, before the optimizer exists."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from yolo_compress.host.checkpoint import facts, set_facts
+from yolo_compress.host.data import image_batches, labelled_batches, read_data, sample
+from yolo_compress.host.trainer import CompressTrainer
+from yolo_compress.host.ultralytics import LOGGER, RANK
+from yolo_compress.prune import prune
+from yolo_compress.recipe import PruneSection
+
+
+class Pruning:
+    """Prunes the model of a run; a resumed run is pruned already and is left as it is."""
+
+    def __init__(self, section: PruneSection) -> None:
+        self.section = section
+
+    def attach(self, trainer: CompressTrainer) -> None:
+        """Prune `trainer.model` on images of the run's training set.
+
+        Raises:
+            UsageError: The target cannot be met, or a layer to keep does not exist.
+        """
+        if trainer.resume:
+            return
+        data, section = read_data(trainer.args.data), self.section
+        chosen = sample(data.train, section.images, seed=0)
+
+        def labelled() -> Iterator[dict[str, torch.Tensor]]:
+            for batch in labelled_batches(data, trainer.args.imgsz, limit=section.images):
+                yield {key: value.to(trainer.device) for key, value in batch.items()}
+
+        def images() -> Iterator[np.ndarray]:
+            return image_batches(chosen, trainer.args.imgsz)
+
+        model = trainer.model
+        result = prune(model, config=section, imgsz=trainer.args.imgsz, loss_batches=labelled, image_batches=images)
+        set_facts(result.model, {**facts(model), "prune": result.facts()})
+        trainer.model = result.model.to(trainer.device)
+        if RANK in {-1, 0}:
+            LOGGER.info(
+                f"Pruned {result.params_before:,} to {result.params_after:,} parameters, "
+                f"{result.gflops_before:.2f} to {result.gflops_after:.2f} GFLOPs"
+            )
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Return nothing: pruning trains no parameter."""
+        return []
+
+    def state(self) -> dict[str, Any]:
+        """Return nothing: the checkpoint holds the pruned structure."""
+        return {}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Take up nothing."""

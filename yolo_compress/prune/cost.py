@@ -1,0 +1,53 @@
+# Copyright (C) 2026 yolo_compress contributors. SPDX-License-Identifier: AGPL-3.0-or-later
+"""What a model costs at given widths, exactly, without building it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from yolo_compress.prune.graph import ChannelGraph, IntArray
+
+
+class CostModel:
+    """Parameters and operations as a function of how many channels each group keeps.
+
+    A convolution with i input channels, o outputs, kernel area a and p output positions has a i o parameters and does
+    2 a i o p operations (o and 2 a o p where it is depthwise); a BatchNorm has two parameters per channel. Both counts
+    equal those of `host.checkpoint.count` on the finished model.
+    """
+
+    def __init__(self, graph: ChannelGraph) -> None:
+        self.sizes = np.array([len(group) for group in graph.groups], dtype=np.int64)
+        self.fixed_params, self.fixed_ops = graph.fixed_params, graph.fixed_ops
+        group_of = np.zeros(graph.channels, dtype=np.int64)
+        for index, group in enumerate(graph.groups):
+            group_of[group] = index
+        convs = graph.convolutions
+        # Times that each kept channel of a group shows up; within a group it is the same for every channel.
+        self.inputs = np.stack([self._times(group_of[conv.inputs]) for conv in convs])
+        self.outputs = np.stack([self._times(group_of[conv.outputs]) for conv in convs])
+        self.norms = np.zeros_like(self.sizes)
+        for norm in graph.norms:
+            if norm.affine:
+                self.norms += self._times(group_of[norm.channels])
+        self.depthwise = np.array([conv.depthwise for conv in convs])
+        self.divisor = np.array([conv.groups for conv in convs], dtype=np.int64)
+        self.area = np.array([conv.area for conv in convs], dtype=np.int64)
+        self.bias = np.array([conv.bias for conv in convs], dtype=np.int64)
+        self.positions = np.array([conv.positions for conv in convs], dtype=np.int64)
+
+    def __call__(self, units: Sequence[tuple[int, ...]], chosen: IntArray) -> tuple[int, int]:
+        """Return (parameters, operations) where each unit's groups have the chosen width and all others are whole."""
+        widths = self.sizes.copy()
+        for unit, width in zip(units, chosen, strict=True):
+            widths[list(unit)] = width
+        inputs = np.where(self.depthwise, 1, (self.inputs @ widths) // self.divisor)
+        outputs = self.outputs @ widths
+        weights = self.area * inputs * outputs
+        params = int((weights + self.bias * outputs).sum() + 2 * (self.norms @ widths)) + self.fixed_params
+        return params, int((2 * weights * self.positions).sum()) + self.fixed_ops
+
+    def _times(self, groups: IntArray) -> IntArray:
+        return np.bincount(groups, minlength=len(self.sizes)) // self.sizes

@@ -1,0 +1,63 @@
+# Copyright (C) 2026 yolo_compress contributors. SPDX-License-Identifier: AGPL-3.0-or-later
+"""Re-estimate BatchNorm statistics: after channels went, what flows through the rest has other means and variances."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import torch
+from torch import nn
+
+from yolo_compress.errors import DataError, UsageError
+
+
+def reestimate_(
+    model: nn.Module, batches: Iterable[np.ndarray], *, progress: Callable[[str], None] = lambda text: None
+) -> int:
+    """Replace the running statistics of every BatchNorm, in place, by averages over images; return how many images.
+
+    Each batch is normalised by its own statistics on the way, and counts by its number of images, so that a small last
+    batch does not weigh more than its images. Everything but BatchNorm stays in eval mode, the order is that of
+    `batches`, and momentum and modes are as before afterwards.
+
+    Args:
+        model: Changed in place.
+        batches: (N, 3, H, W) float32 in 0 to 1.
+        progress: Called with one line per batch.
+
+    Raises:
+        DataError: There is not one batch.
+        UsageError: A batch leaves a BatchNorm with a single value per channel.
+    """
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d) and m.track_running_stats]
+    momenta = [norm.momentum for norm in norms]
+    modes = [(m, m.training) for m in model.modules()]
+    parameter = next(model.parameters())
+    images = 0
+    try:
+        model.eval()
+        for norm in norms:
+            norm.train()
+        with torch.no_grad():
+            for batch in batches:
+                images += len(batch)
+                for norm in norms:
+                    norm.momentum = len(batch) / images
+                model(torch.as_tensor(batch, device=parameter.device, dtype=parameter.dtype))
+                progress(f"prune: BatchNorm statistics on {images} images")
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise UsageError(
+            "BatchNorm cannot be re-estimated from a batch of one image whose deepest feature map is one pixel; "
+            "give a larger imgsz or more images, or reestimate=False"
+        ) from error
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        for module, training in modes:
+            module.training = training
+    if not images:
+        raise DataError("BatchNorm re-estimation got no image; give a data YAML with train images, or reestimate=False")
+    return images
