@@ -1,0 +1,187 @@
+# Copyright (C) 2026 yolo_compress contributors. SPDX-License-Identifier: AGPL-3.0-or-later
+"""One contract for every engine: a new one subclasses `EngineContract` and names what is its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+
+from tests.tiny import tiny_model
+from yolo_compress import engines
+from yolo_compress.engines import ENGINES, engine_for, get_engine
+from yolo_compress.errors import CompressError, DataError, EngineError, MissingDependency, UsageError
+from yolo_compress.host import checkpoint
+from yolo_compress.host.export import export_onnx
+from yolo_compress.recipe import ENGINE_PRECISIONS
+
+SCORE_TOLERANCE = 1e-4  # float32 kernels of different runtimes sum in different orders
+BOX_TOLERANCE_PX = 1e-2
+
+
+@pytest.fixture(scope="session")
+def sources(tmp_path_factory) -> Path:
+    """Return a folder with a checkpoint of two families and their float ONNX."""
+    folder = tmp_path_factory.mktemp("engines")
+    for family in ("yolov8n", "yolo26n"):
+        checkpoint.save_model(tiny_model(family), folder / f"{family}.pt")
+        export_onnx(folder / f"{family}.pt", folder / f"{family}.onnx", imgsz=64)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def image() -> np.ndarray:
+    """Return one image as a session takes it."""
+    return np.random.default_rng(0).random((1, 3, 64, 64), dtype=np.float32)
+
+
+@pytest.fixture(scope="session")
+def reference(sources, image) -> dict[str, np.ndarray]:
+    """Return what the unfused float model gives, by family."""
+    import torch
+
+    found = {}
+    for family in ("yolov8n", "yolo26n"):
+        model = checkpoint.load_model(sources / f"{family}.pt")
+        model.model[-1].max_det = 84  # all anchors, as an export at this size has them
+        with torch.no_grad():
+            found[family] = model(torch.from_numpy(image))[0].numpy()
+    return found
+
+
+class EngineContract:
+    """What holds for every engine."""
+
+    name: ClassVar[str]
+    package: ClassVar[str]
+    sources: ClassVar[tuple[str, ...]] = (".pt", ".onnx")
+
+    @pytest.fixture
+    def engine(self):
+        """Return the engine."""
+        return get_engine(self.name)
+
+    @pytest.mark.parametrize("family", ["yolov8n", "yolo26n"])
+    def test_float_output_is_that_of_the_model(self, engine, sources, image, reference, tmp_path, family):
+        for suffix in self.sources:
+            built = engine.build(sources / f"{family}{suffix}", tmp_path / suffix[1:], precision="fp32", imgsz=64)
+            session = engine_for(built.path).load(built.path, threads=1)
+            raw, expected = session.infer(image), reference[family]
+            session.close()
+            if family == "yolo26n":  # ranked by score: near ties may change places, so rows are compared by score
+                assert np.allclose(raw[..., 4], expected[..., 4], atol=SCORE_TOLERANCE)
+            else:
+                assert np.allclose(raw[:, :4], expected[:, :4], atol=BOX_TOLERANCE_PX)
+                assert np.allclose(raw[:, 4:], expected[:, 4:], atol=SCORE_TOLERANCE)
+
+    def test_every_precision_builds_loads_and_says_what_runs(self, engine, sources, image, tmp_path):
+        assert engine.precisions == ENGINE_PRECISIONS[self.name]
+        for precision in (p for p in engine.precisions if p != "int8"):
+            built = engine.build(sources / "yolov8n.pt", tmp_path / precision, precision=precision, imgsz=64)
+            assert (built.engine, built.precision, built.imgsz) == (self.name, precision, 64)
+            assert built.size_bytes > 0
+            session = engine.load(built.path, threads=1)
+            assert np.isfinite(session.infer(image)).all()
+            told = session.describe()
+            session.close()
+            assert told["engine"] == self.name
+            assert told["threads"] == 1
+            assert told["precision"] == precision or told["notes"], "another precision ran without a note"
+
+    def test_stock_ultralytics_opens_the_artifact(self, engine, sources, tmp_path):
+        from ultralytics import YOLO
+
+        built = engine.build(sources / "yolov8n.pt", tmp_path, precision="fp32", imgsz=64)
+        result = YOLO(str(built.path), task="detect")(np.zeros((64, 64, 3), np.uint8), imgsz=64, verbose=False)[0]
+        assert result.names == {0: "disc", 1: "box", 2: "bar"}
+
+    def test_building_twice_replaces_and_leaves_nothing_else(self, engine, sources, tmp_path):
+        first = engine.build(sources / "yolov8n.pt", tmp_path, precision="fp32", imgsz=64)
+        again = engine.build(sources / "yolov8n.pt", tmp_path, precision="fp32", imgsz=64)
+        assert first.path == again.path
+        assert not [path for path in tmp_path.rglob("*") if ".part" in path.name]
+
+    def test_absent_package_is_named_with_its_extra(self, engine, monkeypatch, sources, tmp_path):
+        if not self.package:
+            pytest.skip("this engine needs no package of its own")
+        import importlib
+
+        original = importlib.import_module
+
+        def absent(name, *args):
+            if name.partition(".")[0] == self.package:
+                raise ModuleNotFoundError(f"No module named '{name}'", name=name)
+            return original(name, *args)
+
+        monkeypatch.setattr(importlib, "import_module", absent)
+        with pytest.raises(MissingDependency, match=r"pip install 'yolo-compress\["):
+            engine.build(sources / "yolov8n.pt", tmp_path, precision="fp32", imgsz=64)
+        assert "pip install" in (engine.unavailable() or "")
+
+    def test_bad_input(self, engine, sources, tmp_path):
+        with pytest.raises(UsageError, match=r"has no precision 'int3'"):
+            engine.build(sources / "yolov8n.pt", tmp_path, precision="int3", imgsz=64)
+        with pytest.raises(CompressError):
+            engine.build(tmp_path / "no.pt", tmp_path, precision="fp32", imgsz=64)
+        with pytest.raises(DataError, match=r"does not exist"):
+            engine.load(tmp_path / f"no{ENGINES[self.name].suffix}")
+        with pytest.raises(UsageError, match=r"is not a \*"):
+            engine.load(sources)
+
+    def test_damaged_artifact(self, engine, tmp_path):
+        path = tmp_path / f"bad{ENGINES[self.name].suffix}"
+        if "." in path.name:
+            path.write_bytes(b"damaged")
+        else:
+            path.mkdir()
+            (path / "bad.xml").write_text("<damaged>")
+        with pytest.raises((EngineError, DataError), match=r"bad"):
+            engine.load(path)
+
+
+class TestPyTorch(EngineContract):
+    """The checkpoint itself."""
+
+    name = "pytorch"
+    package = ""
+    sources = (".pt",)
+
+
+class TestOnnxRuntime(EngineContract):
+    """ONNX Runtime."""
+
+    name = "onnxruntime"
+    package = "onnxruntime"
+
+    def test_int8_from_a_float_graph_is_refused(self, engine, sources, tmp_path):
+        with pytest.raises(UsageError, match=r"holds no quantizers; run first: yolo-compress quantize"):
+            engine.build(sources / "yolov8n.onnx", tmp_path, precision="int8", imgsz=64)
+
+
+class TestOpenVino(EngineContract):
+    """OpenVINO."""
+
+    name = "openvino"
+    package = "openvino"
+
+    def test_int8_from_a_checkpoint_is_refused(self, engine, sources, tmp_path):
+        with pytest.raises(UsageError, match=r"run: yolo-compress quantize"):
+            engine.build(sources / "yolov8n.pt", tmp_path, precision="int8", imgsz=64)
+
+    def test_device_is_the_cpu(self, engine, tmp_path):
+        with pytest.raises(UsageError, match=r"device=cpu only, and device=0 was given"):
+            engine.load(tmp_path, device="0")
+
+
+def test_every_engine_has_a_contract_test():
+    tested = {cls.name for cls in EngineContract.__subclasses__()}
+    assert tested == set(ENGINES) == set(ENGINE_PRECISIONS)
+
+
+def test_unknown_engine():
+    with pytest.raises(UsageError, match=r"did you mean openvino\?"):
+        get_engine("opnvino")
+    with pytest.raises(UsageError, match=r"no engine loads 'best.tflite'"):
+        engines.engine_for("best.tflite")

@@ -1,0 +1,98 @@
+# Copyright (C) 2026 yolo_compress contributors. SPDX-License-Identifier: AGPL-3.0-or-later
+"""PyTorch: the checkpoint itself, fused, in float32 or under bfloat16 autocast."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from yolo_compress.artifacts import EngineFile, atomic_path, sha256_path, size_bytes
+from yolo_compress.engines.source import check_file, check_precision
+from yolo_compress.errors import UsageError
+from yolo_compress.host.checkpoint import facts, load_model, save_model, set_facts
+from yolo_compress.host.cpu import bf16_units
+
+PRECISION_FACT = "inference_precision"
+
+
+class PyTorch:
+    """Runs checkpoints in this process."""
+
+    name = "pytorch"
+    precisions = ("fp32", "bf16")
+
+    def unavailable(self) -> str | None:
+        """Return None: torch is what everything here stands on."""
+        return None
+
+    def build(self, source: Path, out_dir: Path, *, precision: str, imgsz: int) -> EngineFile:
+        """Copy a checkpoint; for bf16 the copy says so, and `load` follows it."""
+        check_precision(self.name, precision, self.precisions)
+        if source.suffix != ".pt":
+            raise UsageError(f"the pytorch engine is built from a checkpoint, and '{source}' is none; give a .pt file")
+        model = load_model(source)
+        out = out_dir / f"{source.stem}.pt"
+        if precision == "fp32":
+            with atomic_path(out) as temporary:
+                shutil.copyfile(source, temporary)
+        else:
+            set_facts(model, {**facts(model), PRECISION_FACT: precision})
+            save_model(model, out)
+        notes = () if precision == "fp32" or bf16_units() else ("bf16 is emulated: this CPU has no bfloat16 units",)
+        return EngineFile(out, self.name, precision, imgsz, size_bytes(out), sha256_path(out), notes)
+
+    def load(self, path: Path, *, device: str = "cpu", threads: int | None = None) -> PyTorchSession:
+        """Load and fuse a checkpoint."""
+        check_file(path, ".pt")
+        return PyTorchSession(path, device, threads)
+
+
+class PyTorchSession:
+    """A fused model in eval mode."""
+
+    def __init__(self, path: Path, device: str, threads: int | None) -> None:
+        try:
+            self.device = torch.device(f"cuda:{device}" if device.isdigit() else device)
+            model = load_model(path).fuse(verbose=False).to(self.device).eval()
+        except RuntimeError as error:
+            raise UsageError(f"device={device} cannot be used ({error}); give device=cpu") from error
+        self.model: torch.nn.Module | None = model
+        self.precision = facts(model).get(PRECISION_FACT, "fp32")
+        self.threads = threads
+
+    def infer(self, images: np.ndarray) -> np.ndarray:
+        """Run the model; see `Session.infer`."""
+        if self.model is None:
+            raise RuntimeError("the session is closed")
+        before = torch.get_num_threads()
+        if self.threads is not None and self.threads != before:
+            torch.set_num_threads(self.threads)
+        try:
+            bf16 = self.precision == "bf16"
+            with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
+                output = self.model(torch.from_numpy(images).to(self.device))
+            raw = output[0] if isinstance(output, tuple) else output
+            return raw.float().cpu().numpy()
+        finally:
+            if self.threads is not None and self.threads != before:
+                torch.set_num_threads(before)
+
+    def describe(self) -> dict[str, Any]:
+        """Say what runs."""
+        emulated = self.precision == "bf16" and self.device.type == "cpu" and not bf16_units()
+        return {
+            "engine": "pytorch",
+            "precision": self.precision,
+            "version": torch.__version__,
+            "device": str(self.device),
+            "threads": self.threads or torch.get_num_threads(),
+            "notes": ["bf16 is emulated: this CPU has no bfloat16 units"] if emulated else [],
+        }
+
+    def close(self) -> None:
+        """Drop the model."""
+        self.model = None

@@ -1,0 +1,83 @@
+# Copyright (C) 2026 yolo_compress contributors. SPDX-License-Identifier: AGPL-3.0-or-later
+"""What engines are built from: a checkpoint, or an ONNX graph that is float or quantized."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from yolo_compress.errors import DataError, EngineError, UsageError, require
+from yolo_compress.host.export import export_onnx
+
+
+def check_precision(engine: str, precision: str, known: Sequence[str]) -> None:
+    """Refuse a precision that a runtime does not have.
+
+    Raises:
+        UsageError: It does not.
+    """
+    if precision not in known:
+        raise UsageError(f"{engine} has no precision '{precision}'; choose from {', '.join(known)}")
+
+
+def check_cpu(engine: str, device: str) -> None:
+    """Refuse devices that an engine does not run on here.
+
+    Raises:
+        UsageError: The device is not the CPU.
+    """
+    if device != "cpu":
+        raise UsageError(f"the {engine} engine runs on device=cpu only, and device={device} was given")
+
+
+def check_file(path: Path, suffix: str) -> None:
+    """Refuse what is missing or of another kind.
+
+    Raises:
+        DataError: It does not exist.
+        UsageError: It is of another kind.
+    """
+    if not path.exists():
+        raise DataError(f"'{path}' does not exist; build it first with: yolo-compress build")
+    if not path.name.endswith(suffix):
+        raise UsageError(f"'{path}' is not a *{suffix} artifact; give one that this engine built")
+
+
+def onnx_source(source: Path, scratch: Path, *, precision: str, imgsz: int) -> Path:
+    """Return the ONNX graph to build from, exported from a checkpoint where that is what was given.
+
+    Raises:
+        DataError: The source does not exist or is damaged.
+        UsageError: INT8 from a float model, or a float precision from a quantized one.
+    """
+    if source.suffix == ".pt":
+        if precision == "int8":
+            raise UsageError(
+                f"an int8 engine needs a quantized graph; run: yolo-compress quantize model={source} data=..."
+            )
+        return export_onnx(source, scratch / f"{source.stem}.onnx", imgsz=imgsz)
+    check_file(source, ".onnx")
+    quantized = is_quantized(source)
+    if precision == "int8" and not quantized:
+        raise UsageError(f"'{source}' holds no quantizers; run first: yolo-compress quantize model={source} data=...")
+    if precision != "int8" and quantized:
+        raise UsageError(
+            f"'{source}' is quantized, so it cannot become {precision}; give the checkpoint, or precision=int8"
+        )
+    return source
+
+
+def is_quantized(path: Path) -> bool:
+    """Tell whether an ONNX graph holds quantizers.
+
+    Raises:
+        EngineError: It cannot be parsed.
+    """
+    onnx = require("onnx", extra="onnx", purpose="ONNX files")
+    try:
+        graph = onnx.load(str(path), load_external_data=False).graph
+    except Exception as error:  # protobuf has its own hierarchy of decode errors
+        raise EngineError(f"'{path}' is not a readable ONNX file ({error}); export it again") from error
+    if not graph.node:
+        raise EngineError(f"'{path}' is not a readable ONNX file (it holds no graph); export it again")
+    return any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in graph.node)
