@@ -1,0 +1,350 @@
+# Copyright (C) 2026 yolo_compress contributors. SPDX-License-Identifier: AGPL-3.0-or-later
+"""One function per mode, as the command line has them; what each returns prints as the lines that a user wants."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from yolo_compress import pipeline, stages
+from yolo_compress import recipe as recipes
+from yolo_compress.artifacts import EngineFile
+from yolo_compress.bench import BenchResult, Candidate, run_bench
+from yolo_compress.engines import get_engine
+from yolo_compress.errors import DataError, UsageError
+from yolo_compress.host.checkpoint import describe
+from yolo_compress.host.cli import check_keys, native_keys
+from yolo_compress.pipeline import RunResult
+from yolo_compress.recipe import BenchSection, PruneSection, QuantizeSection, Recipe
+from yolo_compress.report import ReportFiles, write_report
+from yolo_compress.train import disable, enable, train
+
+__all__ = ("bench", "build", "disable", "enable", "prune", "quantize", "report", "run", "train")
+
+PROJECT = Path("runs/compress")
+SectionType = TypeVar("SectionType", PruneSection, QuantizeSection, BenchSection)
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a single stage wrote."""
+
+    path: Path
+    metrics: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    tables: dict[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        """Return the file, its figures and its footnotes."""
+        figures = [f"  {name}: {value:,.4g}" for name, value in self.metrics.items() if isinstance(value, int | float)]
+        return "\n".join([f"wrote {self.path}", *figures, *(f"  note: {note}" for note in self.notes)])
+
+
+def prune(
+    model: str | Path,
+    *,
+    data: str | Path,
+    imgsz: int = 640,
+    section: PruneSection | None = None,
+    project: str | Path = PROJECT,
+    name: str | None = None,
+    progress: Callable[[str], None] = print,
+    **options: Any,
+) -> Made:
+    """Prune a checkpoint at once and write a stock checkpoint.
+
+    Args:
+        model: Trained checkpoint.
+        data: Data YAML; training images score channels and re-estimate BatchNorm.
+        imgsz: Side of the square input in pixels that operations are counted at.
+        section: The options as one object.
+        project: Folder that the result goes into.
+        name: File name without suffix; the model's with `_pruned` when not given.
+        progress: Takes a line now and then.
+        options: The options one by one, such as ratio=0.3; see `PruneSection`.
+
+    Raises:
+        UsageError: An option is out of range, or the target cannot be met.
+        DataError: Weights or data are missing or damaged.
+    """
+    chosen = _section(PruneSection, "prune", section, options)
+    context = stages.context_for(model, data, imgsz=imgsz, device="cpu", run_dir=Path(project), progress=progress)
+    out = Path(project) / f"{name or context.model.stem + '_pruned'}.pt"
+    made = stages.prune_checkpoint(context.model, out, context, chosen)
+    metrics = {**made.metrics, **_counts(out, imgsz)}
+    return Made(out, metrics, made.notes, dict(made.tables))
+
+
+def quantize(
+    model: str | Path,
+    *,
+    data: str | Path,
+    imgsz: int = 640,
+    section: QuantizeSection | None = None,
+    project: str | Path = PROJECT,
+    name: str | None = None,
+    progress: Callable[[str], None] = print,
+    **options: Any,
+) -> Made:
+    """Quantize a checkpoint or a float ONNX without training and write one Q/DQ ONNX.
+
+    Args:
+        model: Trained checkpoint, or a float ONNX that Ultralytics exported.
+        data: Data YAML; training images choose the ranges.
+        imgsz: Side of the square input in pixels.
+        section: The options as one object.
+        project: Folder that holds results.
+        name: Folder name of this one; the model's name with `_int8` when not given.
+        progress: Takes a line now and then.
+        options: The options one by one, such as range="mse"; see `QuantizeSection`.
+
+    Raises:
+        UsageError: An option is out of range, or the model is quantized already.
+        DataError: Weights or data are missing or damaged.
+    """
+    chosen = _section(QuantizeSection, "quantize", section, options)
+    context = stages.context_for(model, data, imgsz=imgsz, device="cpu", run_dir=Path(project), progress=progress)
+    folder = Path(project) / (name or f"{context.model.stem}_int8")
+    made = stages.quantize_checkpoint(context.model, folder, context, chosen)
+    return Made(made.outputs["qdq"], dict(made.metrics), made.notes, dict(made.tables))
+
+
+def build(
+    model: str | Path,
+    *,
+    engine: str = "openvino",
+    precision: str = "fp32",
+    data: str | Path | None = None,
+    imgsz: int = 640,
+    section: QuantizeSection | None = None,
+    project: str | Path = PROJECT,
+    name: str | None = None,
+    progress: Callable[[str], None] = print,
+    **options: Any,
+) -> EngineFile:
+    """Build an engine; an INT8 one from a checkpoint is quantized first, which takes data.
+
+    Args:
+        model: Checkpoint, float ONNX or Q/DQ ONNX.
+        engine: Runtime; see `yolo-compress list engines`.
+        precision: What it computes in.
+        data: Data YAML, for INT8 from a float model.
+        imgsz: Side of the square input in pixels.
+        section: Quantization options as one object.
+        project: Folder that holds results.
+        name: Folder name of this one; the model's name with runtime and precision when not given.
+        progress: Takes a line now and then.
+        options: Quantization options one by one; see `QuantizeSection`.
+
+    Raises:
+        UsageError: No such engine or precision, or INT8 without data.
+        MissingDependency: The runtime is not installed.
+        EngineError: The runtime refused the model.
+    """
+    runtime = get_engine(engine)
+    source = Path(model)
+    folder = Path(project) / (name or f"{source.stem}_{engine}_{precision}")
+    if precision == "int8" and source.suffix == ".pt":
+        if data is None:
+            raise UsageError("an int8 engine needs images to choose ranges on; give data=FILE.yaml")
+        options = {"target": engine if engine in ("openvino", "onnxruntime") else "openvino", **options}
+        source = quantize(
+            source, data=data, imgsz=imgsz, section=section, project=folder, name="qdq", progress=progress, **options
+        ).path
+    elif options or section:
+        raise UsageError("quantization options only go with precision=int8 and a checkpoint; leave them out")
+    return runtime.build(source, folder, precision=precision, imgsz=imgsz)
+
+
+def bench(
+    models: Sequence[str | Path] | str | Path,
+    *,
+    data: str | Path,
+    imgsz: int = 640,
+    device: str = "cpu",
+    section: BenchSection | None = None,
+    native: Sequence[str] = (),
+    project: str | Path = PROJECT,
+    name: str = "bench",
+    progress: Callable[[str], None] = print,
+    **options: Any,
+) -> BenchReport:
+    """Measure accuracy and latency of any mix of checkpoints and engines in one run, and write the report.
+
+    Args:
+        models: Files or folders to measure; latency ratios refer to the first.
+        data: Data YAML; validation images measure.
+        imgsz: Side of the square input in pixels.
+        device: Where the engines run.
+        section: The options as one object.
+        native: Native exports of the first checkpoint to measure as well, such as native:int8.
+        project: Folder that holds results.
+        name: Folder name of this one.
+        progress: Takes a line now and then.
+        options: The options one by one, such as rounds=200; see `BenchSection`.
+
+    Raises:
+        UsageError: Nothing to measure, an unknown kind of file, or candidates whose classes differ.
+        DataError: A file or an image is missing or damaged.
+    """
+    listed = [models] if isinstance(models, str | Path) else list(models)
+    paths = [Path(part) for item in listed for part in str(item).split(",") if part]
+    if not paths:
+        raise UsageError("nothing to measure; give model=best.pt,best.onnx")
+    chosen = _section(BenchSection, "bench", section, {"candidates": tuple(native), **options})
+    for path in paths:
+        if not path.exists():
+            raise DataError(f"'{path}' does not exist; give checkpoints, .onnx files or *_openvino_model folders")
+    folder = Path(project) / name
+    context = stages.context_for(paths[0], data, imgsz=imgsz, device=device, run_dir=folder, progress=progress)
+    candidates = [Candidate(label, path) for label, path in zip(_labels(paths), paths, strict=True)]
+    if chosen.candidates and (checkpoint := next((p for p in paths if p.suffix == ".pt"), None)) is None:
+        raise UsageError("native exports are made from a checkpoint, and none was given; add a .pt file to model=")
+    for label in dict.fromkeys(chosen.candidates):
+        made = stages.native_export(replace(context, model=checkpoint), label, folder)
+        candidates.append(Candidate(label, made, "native"))
+    result = run_bench(
+        candidates,
+        context.data,
+        imgsz=imgsz,
+        device=device,
+        rounds=chosen.rounds,
+        warmup=chosen.warmup,
+        threads=chosen.threads,
+        images=chosen.images,
+        progress=progress,
+    )
+    result.save(folder / "bench.json")
+    return BenchReport(result, write_report(result.to_dict(), None, folder))
+
+
+@dataclass(frozen=True)
+class BenchReport:
+    """What a benchmark measured and where it is told."""
+
+    result: BenchResult
+    files: ReportFiles
+
+    def __str__(self) -> str:
+        """Return the table and the place of the report."""
+        return f"{self.files.markdown.read_text(encoding='utf-8')}\nreport: {self.files.html}"
+
+
+def run(
+    recipe: Recipe | str | Path | None = None,
+    *,
+    model: str | Path | None = None,
+    data: str | Path | None = None,
+    imgsz: int = 640,
+    device: str = "cpu",
+    project: str | Path = PROJECT,
+    name: str | None = None,
+    resume: str | Path | None = None,
+    progress: Callable[[str], None] = print,
+    **options: Any,
+) -> RunResult:
+    """Run a whole recipe, or go on with a run that was cut off.
+
+    Args:
+        recipe: A recipe, the name of a shipped one, or a file.
+        model: Trained checkpoint.
+        data: Data YAML.
+        imgsz: Side of the square input in pixels.
+        device: Where training and engines run.
+        project: Folder that holds runs.
+        name: Folder of this run.
+        resume: Folder of a run to go on with; nothing else is given then.
+        progress: Takes a line now and then.
+        options: Flags over the recipe, such as prune=0.4, and settings of `yolo train`, such as epochs=3.
+
+    Raises:
+        UsageError: Something is missing, unknown or out of range.
+        ResumeMismatch: An input of the run to be resumed has changed.
+        GateNotMet: A stage cost more accuracy than the recipe allows.
+    """
+    if resume is not None:
+        given = [key for key, value in {"recipe": recipe, "model": model, "data": data, **options}.items() if value]
+        if given:
+            raise UsageError(f"a resumed run keeps what it was started with; leave out {', '.join(given)}")
+        return pipeline.resume(resume, progress=progress)
+    for key, value, example in (
+        ("recipe", recipe, "edge-cpu"),
+        ("model", model, "best.pt"),
+        ("data", data, "data.yaml"),
+    ):
+        if value is None:
+            raise UsageError(f"a run needs {key}=; give for example {key}={example}")
+    base = recipe if isinstance(recipe, Recipe) else recipes.load(recipe)  # type: ignore[arg-type]
+    known = recipes.flags()
+    full = recipes.from_flags({key: value for key, value in options.items() if key in known}, base)
+    settings = {key: value for key, value in options.items() if key not in known}
+    if settings:
+        full = with_settings(full, settings)
+    place = {"project": project, "name": name, "device": device, "progress": progress}
+    return pipeline.run(full, model=model, data=data, imgsz=imgsz, **place)  # type: ignore[arg-type]
+
+
+def report(*, run: str | Path | None = None, bench: str | Path | None = None) -> ReportFiles:
+    """Write table, plot and page anew from a run folder or a bench.json.
+
+    Raises:
+        UsageError: Neither or both are given.
+        DataError: The file is missing or damaged, or the run has measured nothing yet.
+    """
+    if (run is None) == (bench is None):
+        raise UsageError("a report needs run=RUN_DIR or bench=bench.json, and only one of them")
+    if bench is not None:
+        file = Path(bench)
+        return write_report(_read_bench(file), None, file.parent)
+    folder = Path(str(run)).resolve()
+    record = pipeline.read_record(folder)
+    found = [stage["outputs"]["bench"]["path"] for stage in record["stages"] if "bench" in stage["outputs"]]
+    if not found:
+        raise DataError(
+            f"the run in '{folder}' has measured nothing yet; go on with: yolo-compress run resume={folder}"
+        )
+    return write_report(_read_bench(folder / found[-1]), record, folder)
+
+
+def with_settings(recipe: Recipe, settings: dict[str, Any]) -> Recipe:
+    """Return a recipe whose training has other native settings.
+
+    Raises:
+        UsageError: The recipe does not train, or a key is unknown.
+    """
+    check_keys({**native_keys(), **dict.fromkeys(recipes.flags())}, settings)
+    if recipe.train is None:
+        raise UsageError(
+            f"recipe '{recipe.name}' does not train, so {', '.join(settings)} would have no effect; leave them out"
+        )
+    training = recipe.train.model_copy(update={"settings": {**recipe.train.settings, **settings}})
+    return recipe.model_copy(update={"train": training})
+
+
+def _section(cls: type[SectionType], name: str, section: SectionType | None, options: dict[str, Any]) -> SectionType:
+    if section is not None and any(options.values()):
+        raise UsageError(f"give the {name} options as one object or one by one, not both: {', '.join(options)}")
+    if section is not None:
+        return section
+    tree = {"schema_version": recipes.SCHEMA_VERSION, name: options}
+    names = {f"{name}.{flag.field}": flag.field for flag in recipes.section_options(name)}
+    return getattr(recipes.validate(tree, source="the command", names=names), name)
+
+
+def _labels(paths: Sequence[Path]) -> list[str]:
+    """Name candidates by their file, and by their folder as well where two files share a name."""
+    names = [path.name for path in paths]
+    return [n if names.count(n) == 1 else f"{p.resolve().parent.name}/{n}" for n, p in zip(names, paths, strict=True)]
+
+
+def _counts(path: Path, imgsz: int) -> dict[str, Any]:
+    described = describe(path, imgsz)
+    return {"params": described.params, "gflops": described.gflops}
+
+
+def _read_bench(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        raise DataError(f"'{file}' does not exist; measure first with: yolo-compress bench model=... data=...")
+    return BenchResult.from_json(file.read_text(encoding="utf-8"), source=str(file)).to_dict()

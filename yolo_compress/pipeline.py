@@ -1,0 +1,287 @@
+# Copyright (C) 2026 yolo_compress contributors. SPDX-License-Identifier: AGPL-3.0-or-later
+"""Run a recipe stage by stage, record each one in run.json, and go on where a run was cut off."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from yolo_compress import recipe as recipes
+from yolo_compress.artifacts import atomic_write, sha256_path
+from yolo_compress.bench.machine import describe_machine, package_versions
+from yolo_compress.errors import DataError, GateNotMet, OutputError, ResumeMismatch, UsageError
+from yolo_compress.recipe import Recipe
+from yolo_compress.report import write_report
+from yolo_compress.stages import Context, StageResult, context_for, planned
+
+SCHEMA_VERSION = 1
+RECORD = "run.json"
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished run."""
+
+    run_dir: Path
+    report_html: Path | None
+    status: str
+    record: Mapping[str, Any]
+
+    def __str__(self) -> str:
+        """Return the lines that a user wants to see last."""
+        lines = [f"run: {self.run_dir}"]
+        for stage in self.record["stages"]:
+            value = stage["metrics"].get("map50_95")
+            accuracy = f", mAP50-95 {100 * value:.2f}" if value is not None else ""
+            lines.append(f"  {stage['name']}: {stage['seconds']:.0f} s{accuracy}")
+        lines += [f"  note: {note}" for stage in self.record["stages"] for note in stage["notes"]]
+        return "\n".join([*lines, f"report: {self.report_html}"])
+
+
+def run(
+    recipe: Recipe,
+    *,
+    model: str | Path,
+    data: str | Path,
+    imgsz: int = 640,
+    project: str | Path = "runs/compress",
+    name: str | None = None,
+    device: str = "cpu",
+    progress: Progress = print,
+) -> RunResult:
+    """Run a whole recipe.
+
+    Args:
+        recipe: What to do.
+        model: Trained checkpoint.
+        data: Data YAML; training images train, calibrate and score, validation images only measure.
+        imgsz: Side of the square input in pixels.
+        project: Folder that holds runs.
+        name: Folder of this run, numbered when it exists; the recipe's name when not given.
+        device: Where training and engines run.
+        progress: Takes a line now and then.
+
+    Raises:
+        UsageError: A value cannot be used.
+        DataError: Weights or data are missing or damaged.
+        OutputError: The run folder cannot be written.
+        GateNotMet: A stage cost more accuracy than the recipe allows.
+    """
+    path = Path(model).resolve()
+    context = context_for(path, data, imgsz=imgsz, device=device, recipe=recipe, run_dir=Path(), progress=progress)
+    inputs = _inputs(context, recipe)
+    run_dir = _new_folder(Path(project), name or recipe.name)
+    record = {
+        "schema_version": SCHEMA_VERSION,
+        "status": "running",
+        "recipe": recipe.model_dump(mode="json"),
+        "settings": {"imgsz": imgsz, "device": device},
+        "inputs": inputs,
+        "stages": [],
+        "versions": package_versions(),
+        "device": describe_machine(),
+        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+    _save(run_dir, record)
+    progress(f"run: {run_dir}")
+    return _go_on(run_dir, record, progress)
+
+
+def resume(run_dir: str | Path, *, progress: Progress = print) -> RunResult:
+    """Go on with a run that was cut off; finished stages are not done again.
+
+    Raises:
+        DataError: There is no run in that folder.
+        ResumeMismatch: An input, or a file that a finished stage made, is not what it was.
+    """
+    folder = Path(run_dir).resolve()
+    record = read_record(folder)
+    context = _context(folder, record, progress)
+    changed = [
+        f"{name} '{kept['path']}'"
+        for name, kept in record["inputs"].items()
+        if _inputs(context, context.recipe)[name]["sha256"] != kept["sha256"]
+    ]
+    for stage in record["stages"]:
+        for name, kept in stage["outputs"].items():
+            file = folder / kept["path"]
+            if not file.exists() or sha256_path(file) != kept["sha256"]:
+                changed.append(f"{name} '{kept['path']}' of stage {stage['name']}")
+    if changed:
+        raise ResumeMismatch(
+            f"'{folder}' cannot be resumed, because this is no longer what it was: {'; '.join(changed)}; put it back, "
+            "or start a new run"
+        )
+    done = [stage["name"] for stage in record["stages"]]
+    progress(f"resume: {folder}, done: {', '.join(done) or 'nothing yet'}")
+    return _go_on(folder, record, progress)
+
+
+def read_record(run_dir: Path) -> dict[str, Any]:
+    """Read run.json.
+
+    Raises:
+        DataError: It is missing, damaged, or from a newer version.
+    """
+    file = run_dir / RECORD
+    if not file.is_file():
+        raise DataError(
+            f"'{run_dir}' holds no {RECORD}; give the folder of a run, such as resume=runs/compress/edge-cpu"
+        )
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise DataError(f"'{file}' is damaged ({error}); start a new run") from error
+    if record.get("schema_version") != SCHEMA_VERSION:
+        raise DataError(
+            f"'{file}' has schema_version {record.get('schema_version')} and this yolo_compress reads "
+            f"{SCHEMA_VERSION}; use the version that wrote it, or start a new run"
+        )
+    return record
+
+
+def _go_on(run_dir: Path, record: dict[str, Any], progress: Progress) -> RunResult:
+    context = _context(run_dir, record, progress)
+    stages = planned(context.recipe)
+    for number, (name, stage) in enumerate(stages.items(), start=1):
+        if name in {entry["name"] for entry in record["stages"]}:
+            continue
+        folder = run_dir / f"{number}-{name}"
+        if name != "train":  # training looks at what is there and goes on; everything else begins afresh
+            shutil.rmtree(folder, ignore_errors=True)
+        progress(f"stage {number}/{len(stages)}: {name}")
+        began = time.perf_counter()
+        try:
+            result = stage(context, _files(run_dir, record), folder)
+        except KeyboardInterrupt as error:
+            hint = f"interrupted in stage {name}; go on with: yolo-compress run resume={run_dir}"
+            raise KeyboardInterrupt(hint) from error
+        entry = _entry(run_dir, name, result, seconds=time.perf_counter() - began)
+        verdict = _gate(context.recipe, record, entry)
+        record["stages"].append(entry)
+        if verdict == "stop":
+            record["status"] = "gate not met"
+            _save(run_dir, record)
+            raise GateNotMet(f"{entry['notes'][-1]}; the run so far is in '{run_dir}'")
+        _save(run_dir, record)
+    bench_file = _files(run_dir, record).get("bench")
+    record["status"] = "done"
+    _save(run_dir, record)
+    html = None
+    if bench_file is not None:
+        html = write_report(json.loads(bench_file.read_text(encoding="utf-8")), record, run_dir).html
+    return RunResult(run_dir, html, "done", record)
+
+
+def _gate(recipe: Recipe, record: dict[str, Any], entry: dict[str, Any]) -> str:
+    """Hold a stage to its gate; a stage that steps back gives up its outputs, so that later ones use earlier files."""
+    limit = getattr(recipe.gates, entry["name"], None)
+    value = entry["metrics"].get("map50_95")
+    if limit is None or value is None:
+        return "passed"
+    drop = 100 * (record["stages"][0]["metrics"]["map50_95"] - value)
+    entry["metrics"]["drop"] = drop
+    if drop <= limit:
+        return "passed"
+    text = f"stage {entry['name']} is {drop:.2f} mAP points below the given model, and the gate allows {limit:g}"
+    if recipe.gates.on_fail == "stop":
+        entry["notes"].append(text)
+        return "stop"
+    entry["notes"].append(f"{text}; the run went on from what was there before")
+    entry["outputs"] = {}
+    if entry["name"] == "train":  # a pruned model that did not recover is no artifact to build from
+        for earlier in record["stages"][1:]:
+            earlier["outputs"].pop("checkpoint", None)
+    return "stepped back"
+
+
+def _inputs(context: Context, recipe: Recipe) -> dict[str, dict[str, str]]:
+    """Return what a run rests on; the image lists stand for the images, which are too many to hash at each resume."""
+    listing = "\n".join(str(image) for image in (*context.data.train, *context.data.val))
+    found = {
+        "model": {"path": str(context.model), "sha256": sha256_path(context.model)},
+        "data": {"path": str(context.data.path), "sha256": sha256_path(context.data.path)},
+        "image list": {"path": str(context.data.path.parent), "sha256": hashlib.sha256(listing.encode()).hexdigest()},
+    }
+    teacher = recipe.distill.teacher if recipe.distill else None
+    if teacher not in (None, "self"):
+        file = Path(str(teacher))
+        if not file.is_file():
+            raise DataError(f"teacher '{teacher}' does not exist; give the path of a checkpoint, or teacher=self")
+        found["teacher"] = {"path": str(file.resolve()), "sha256": sha256_path(file)}
+    return found
+
+
+def _context(run_dir: Path, record: Mapping[str, Any], progress: Progress) -> Context:
+    settings, inputs = record["settings"], record["inputs"]
+    recipe = recipes.validate(record["recipe"], source=f"'{run_dir / RECORD}'")
+    for name in ("model", "data"):
+        if not Path(inputs[name]["path"]).is_file():
+            raise ResumeMismatch(
+                f"the {name} of this run, '{inputs[name]['path']}', is gone; put it back, or start a new run"
+            )
+    return context_for(
+        inputs["model"]["path"],
+        inputs["data"]["path"],
+        imgsz=settings["imgsz"],
+        device=settings["device"],
+        run_dir=run_dir,
+        recipe=recipe,
+        progress=progress,
+    )
+
+
+def _entry(run_dir: Path, name: str, result: StageResult, *, seconds: float) -> dict[str, Any]:
+    outputs = {}
+    for key, path in result.outputs.items():
+        place = path.resolve()
+        inside = place.is_relative_to(run_dir)
+        outputs[key] = {
+            "path": str(place.relative_to(run_dir) if inside else place),
+            "sha256": sha256_path(place),
+        }
+    return {
+        "name": name,
+        "status": "done",
+        "seconds": round(seconds, 3),
+        "outputs": outputs,
+        "metrics": dict(result.metrics),
+        "notes": list(result.notes),
+        "tables": dict(result.tables),
+    }
+
+
+def _files(run_dir: Path, record: Mapping[str, Any]) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for stage in record["stages"]:
+        found |= {name: run_dir / kept["path"] for name, kept in stage["outputs"].items()}
+    return found
+
+
+def _new_folder(project: Path, name: str) -> Path:
+    if not name or Path(name).name != name:
+        raise UsageError(f"name={name!r} is not a folder name; give one without slashes and project=DIR for its place")
+    for number in range(1, 10_000):
+        folder = project / (name if number == 1 else f"{name}{number}")
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            if project.exists() and not project.is_dir():
+                raise OutputError(f"cannot write to '{project}': it is a file; give another project=DIR") from None
+            continue
+        except OSError as error:
+            raise OutputError(f"cannot write to '{project}': {error.strerror}; give another project=DIR") from error
+        return folder.resolve()
+    raise OutputError(f"'{project}' holds 10,000 runs called '{name}'; give another name=NAME")
+
+
+def _save(run_dir: Path, record: Mapping[str, Any]) -> None:
+    atomic_write(run_dir / RECORD, json.dumps(record, indent=1, default=str) + "\n")

@@ -1,0 +1,287 @@
+# Copyright (C) 2026 yolo_compress contributors. SPDX-License-Identifier: AGPL-3.0-or-later
+"""The stages of a run: each takes the files made so far and a folder of its own, and returns new files and figures."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from yolo_compress.artifacts import size_bytes
+from yolo_compress.bench import Candidate, run_bench
+from yolo_compress.bench.accuracy import detect, evaluate
+from yolo_compress.bench.run import evenly
+from yolo_compress.engines import engine_for, get_engine
+from yolo_compress.errors import CompressError, UsageError
+from yolo_compress.host import checkpoint
+from yolo_compress.host.data import DataSpec, image_batches, labelled_batches, read_data, sample
+from yolo_compress.host.export import export_native, export_onnx
+from yolo_compress.prune import prune
+from yolo_compress.quantize import quantize_onnx
+from yolo_compress.recipe import PruneSection, QuantizeSection, Recipe
+from yolo_compress.train import train
+
+NATIVE_EXPORTS: dict[str, tuple[str, int | None, str]] = {
+    "native:fp32": ("openvino", None, "native_fp32_openvino_model"),
+    "native:int8": ("openvino", 8, "native_int8_openvino_model"),
+    "native:onnx-fp32": ("onnx", None, "native_fp32.onnx"),
+    "native:onnx-int8": ("onnx", 8, "native_int8.onnx"),
+}
+LAST = Path("train") / "weights" / "last.pt"
+BEST = Path("train") / "weights" / "best.pt"
+
+
+@dataclass(frozen=True)
+class Context:
+    """What every stage of a run shares."""
+
+    recipe: Recipe
+    model: Path
+    data: DataSpec
+    imgsz: int
+    device: str
+    run_dir: Path
+    progress: Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """What a stage made: files by name, figures, footnotes, and tables for the report."""
+
+    outputs: Mapping[str, Path] = field(default_factory=dict)
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    tables: Mapping[str, Any] = field(default_factory=dict)
+
+
+Files = Mapping[str, Path]
+Stage = Callable[[Context, Files, Path], StageResult]
+
+
+def planned(recipe: Recipe) -> dict[str, Stage]:
+    """Return the stages that a recipe asks for, by name and in order."""
+    wanted: dict[str, Stage] = {"baseline": baseline_stage}
+    if recipe.prune is not None:
+        wanted["prune"] = prune_stage
+    if recipe.train is not None:
+        wanted["train"] = train_stage
+    if recipe.quantize is not None:
+        wanted["quantize"] = quantize_stage
+    if recipe.build is not None:
+        wanted["build"] = build_stage
+    if recipe.bench is not None:
+        wanted |= {"native": native_stage, "bench": bench_stage}
+    return wanted
+
+
+def baseline_stage(context: Context, files: Files, folder: Path) -> StageResult:
+    """Measure the model as it was given: what every gate and every difference refers to."""
+    return StageResult({"checkpoint": context.model}, checkpoint_metrics(context, context.model))
+
+
+def prune_stage(context: Context, files: Files, folder: Path) -> StageResult:
+    """Prune the checkpoint and write it as a stock checkpoint."""
+    assert context.recipe.prune is not None
+    made = prune_checkpoint(files["checkpoint"], folder / "pruned.pt", context, context.recipe.prune)
+    metrics = checkpoint_metrics(context, made.outputs["checkpoint"])
+    return StageResult(made.outputs, {**made.metrics, **metrics}, made.notes, made.tables)
+
+
+def train_stage(context: Context, files: Files, folder: Path) -> StageResult:
+    """Train the checkpoint, with its teacher if the recipe names one; an interrupted training goes on."""
+    notes: list[str] = []
+    recipe = context.recipe.model_copy(update={"prune": None})
+    if recipe.distill is not None and recipe.distill.teacher == "self":
+        distill = recipe.distill.model_copy(update={"teacher": str(context.model)})
+        recipe = recipe.model_copy(update={"distill": distill})
+    state = training_state(folder)
+    if state == "unfinished":
+        context.progress(f"train: going on from {folder / LAST}")
+        train(folder / LAST, resume=True)
+    elif state == "none":
+        shutil.rmtree(folder / "train", ignore_errors=True)
+        assert recipe.train is not None
+        given = {"imgsz": context.imgsz, "device": context.device, "data": str(context.data.path)}
+        place = {"project": str(folder), "name": "train", "exist_ok": True}
+        train(files["checkpoint"], recipe=recipe, **{**recipe.train.settings, **given, **place})
+    best = folder / BEST
+    if not best.is_file():
+        raise CompressError(f"training ended without '{best}'; look at '{folder / 'train'}', then resume the run")
+    return StageResult({"checkpoint": best}, checkpoint_metrics(context, best), tuple(notes))
+
+
+def quantize_stage(context: Context, files: Files, folder: Path) -> StageResult:
+    """Export the checkpoint to float ONNX and quantize that to one Q/DQ graph."""
+    assert context.recipe.quantize is not None
+    made = quantize_checkpoint(files["checkpoint"], folder, context, context.recipe.quantize)
+    figures = {"map50_95": accuracy_of(context, made.outputs["qdq"]), "size_bytes": size_bytes(made.outputs["qdq"])}
+    return StageResult(made.outputs, {**made.metrics, **figures}, made.notes, made.tables)
+
+
+def build_stage(context: Context, files: Files, folder: Path) -> StageResult:
+    """Build every engine that the recipe names, INT8 ones from the Q/DQ graph."""
+    assert context.recipe.build is not None
+    outputs, notes, metrics = {}, [], {}
+    for wanted in dict.fromkeys(context.recipe.build.engines):
+        runtime, _, precision = wanted.partition(":")
+        source = files.get("qdq") if precision == "int8" else files["checkpoint"]
+        if source is None:
+            source, precision = files["checkpoint"], "fp32"
+            notes.append(f"{wanted} was built as {runtime}:fp32, because quantization did not pass its gate")
+        context.progress(f"build: {runtime}:{precision}")
+        target = folder / f"{runtime}_{precision}"
+        made = get_engine(runtime).build(source, target, precision=precision, imgsz=context.imgsz)
+        outputs[f"{runtime}:{precision}"] = made.path
+        metrics[f"{runtime}:{precision} size_bytes"] = made.size_bytes
+        notes += made.notes
+    return StageResult(outputs, metrics, tuple(notes))
+
+
+def native_stage(context: Context, files: Files, folder: Path) -> StageResult:
+    """Export the given model the way `yolo export` does, to measure ours against."""
+    assert context.recipe.bench is not None
+    outputs = {name: native_export(context, name, folder) for name in dict.fromkeys(context.recipe.bench.candidates)}
+    return StageResult(outputs)
+
+
+def bench_stage(context: Context, files: Files, folder: Path) -> StageResult:
+    """Measure the native candidates and the engines in one process; the first native one is what ratios refer to."""
+    bench = context.recipe.bench
+    assert bench is not None
+    natives = [Candidate(name, files[name], "native", "given") for name in dict.fromkeys(bench.candidates)]
+    engines = [name for name in files if name.partition(":")[0] != "native" and ":" in name]
+    ours = [Candidate(f"ours:{name}", files[name], "yolo_compress", "compressed") for name in engines]
+    result = run_bench(
+        [*natives, *ours] or [Candidate("checkpoint", files["checkpoint"], "yolo_compress", "compressed")],
+        context.data,
+        imgsz=context.imgsz,
+        device=context.device,
+        rounds=bench.rounds,
+        warmup=bench.warmup,
+        threads=bench.threads,
+        images=bench.images,
+        progress=context.progress,
+    )
+    result.save(folder / "bench.json")
+    return StageResult({"bench": folder / "bench.json"})
+
+
+def training_state(folder: Path) -> str:
+    """Tell whether the training in a stage's folder is "finished", "unfinished" (can go on) or "none"."""
+    if not (folder / LAST).is_file():
+        return "none"
+    epoch = checkpoint.saved_epoch(folder / LAST)
+    if epoch is None:  # killed while the file was being written
+        return "none"
+    finished = epoch < 0 and (folder / BEST).is_file() and (checkpoint.saved_epoch(folder / BEST) or 0) < 0
+    return "finished" if finished else "unfinished" if epoch >= 0 else "none"
+
+
+def prune_checkpoint(source: Path, out: Path, context: Context, section: PruneSection) -> StageResult:
+    """Prune a checkpoint on the training images of a data set.
+
+    Raises:
+        UsageError: The target cannot be met, or a layer to keep does not exist.
+    """
+    model = checkpoint.load_model(source)
+    images = sample(context.data.train, section.images, seed=0)
+    result = prune(
+        model,
+        config=section,
+        imgsz=context.imgsz,
+        loss_batches=lambda: labelled_batches(context.data, context.imgsz, limit=section.images),
+        image_batches=lambda: image_batches(images, context.imgsz),
+        progress=context.progress,
+    )
+    checkpoint.save_model(result.model, out, facts={**checkpoint.facts(model), "prune": result.facts()})
+    metrics = {
+        "params_before": result.params_before,
+        "gflops_before": result.gflops_before,
+        "graph_seconds": result.graph_seconds,
+    }
+    return StageResult({"checkpoint": out}, metrics, tuple(result.notes), {"prune": [asdict(r) for r in result.layers]})
+
+
+def quantize_checkpoint(source: Path, folder: Path, context: Context, section: QuantizeSection) -> StageResult:
+    """Quantize a checkpoint, or a float ONNX, on the training images of a data set."""
+    folder.mkdir(parents=True, exist_ok=True)
+    floating = source
+    if source.suffix == ".pt":
+        floating = export_onnx(source, folder / "float.onnx", imgsz=context.imgsz)
+    elif source.suffix != ".onnx":
+        raise UsageError(f"'{source}' cannot be quantized; give a checkpoint (.pt) or a float .onnx")
+    result = quantize_onnx(
+        floating,
+        folder / "int8.onnx",
+        images=sample(context.data.train, section.images, seed=0),
+        imgsz=context.imgsz,
+        target=section.target,
+        range=section.range,
+        keep=section.keep,
+        progress=context.progress,
+    )
+    tables = {"quantize": [asdict(row) for row in result.layers]}
+    return StageResult({"float_onnx": floating, "qdq": result.path}, {}, tuple(result.notes), tables)
+
+
+def native_export(context: Context, name: str, folder: Path) -> Path:
+    """Make one native candidate from the given model."""
+    format, quantize, file = NATIVE_EXPORTS[name]
+    context.progress(f"native: exporting {name}")
+    options: dict[str, Any] = {"format": format, "quantize": quantize, "imgsz": context.imgsz}
+    return export_native(context.model, folder / file, data=context.data.path, **options)
+
+
+def checkpoint_metrics(context: Context, path: Path) -> dict[str, Any]:
+    """Count and measure a checkpoint."""
+    described = checkpoint.describe(path, context.imgsz)
+    return {
+        "map50_95": accuracy_of(context, path),
+        "params": described.params,
+        "gflops": described.gflops,
+        "size_bytes": size_bytes(path),
+    }
+
+
+def accuracy_of(context: Context, path: Path) -> float:
+    """Return mAP50-95 of any artifact, as a share, on the images that the bench uses."""
+    limit = context.recipe.bench.images if context.recipe.bench else None
+    session = engine_for(path).load(path, device=context.device)
+    try:
+        images = evenly(context.data.val, limit)
+        truth, found = detect([session], images, imgsz=context.imgsz, progress=context.progress)
+    finally:
+        session.close()
+    value = evaluate(truth, found[0], classes=len(context.data.names)).map50_95
+    context.progress(f"accuracy: {path.name}: mAP50-95 {100 * value:.2f}")
+    return value
+
+
+def context_for(
+    model: str | Path,
+    data: str | Path,
+    *,
+    imgsz: int,
+    device: str,
+    run_dir: Path,
+    recipe: Recipe | None = None,
+    progress: Callable[[str], None] = print,
+) -> Context:
+    """Check the inputs of a run or of a single stage before anything is written.
+
+    Raises:
+        DataError: Weights or data are missing or damaged.
+        UsageError: The model's classes are not those of the data.
+    """
+    path = Path(model)
+    spec = read_data(data)
+    if path.suffix == ".pt":
+        names = checkpoint.names(checkpoint.load_model(path))
+        if len(names) != len(spec.names):
+            raise UsageError(
+                f"'{path}' knows {len(names)} classes and '{spec.path}' has {len(spec.names)}; give the data that it "
+                "was trained on, or train it on this data first: yolo-compress train"
+            )
+    return Context(recipe or Recipe(), path, spec, imgsz, device, run_dir, progress)
