@@ -298,7 +298,7 @@ def from_flags(given: Mapping[str, Any], base: Recipe | None = None) -> Recipe:
         RecipeError: A value is out of range or of the wrong type; the message names the flag.
     """
     known = flags()
-    tree = base.model_dump(exclude_unset=False) if base else {"schema_version": SCHEMA_VERSION}
+    tree: dict[str, Any] = base.model_dump() if base else {"schema_version": SCHEMA_VERSION}
     for name, value in given.items():
         flag = known[name]
         section = tree.get(flag.section)

@@ -1,0 +1,297 @@
+# Copyright (C) 2026 yolo_compress contributors. SPDX-License-Identifier: AGPL-3.0-or-later
+"""The recipe: what it accepts, what it refuses and how it says so."""
+
+from __future__ import annotations
+
+import json
+import typing
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from yolo_compress import recipe
+from yolo_compress.errors import RecipeError
+
+few = settings(max_examples=40, deadline=None)  # a deadline fails on a machine that is busy
+share = st.floats(0.01, 0.99)
+names = st.lists(st.from_regex(r"model\.[0-9]{1,2}", fullmatch=True), max_size=3)
+train_settings = st.dictionaries(
+    st.sampled_from(["epochs", "batch", "lr0", "optimizer", "cos_lr", "freeze"]),
+    st.one_of(
+        st.integers(0, 100), share, st.booleans(), st.sampled_from(["AdamW", "SGD"]), st.lists(st.integers(0, 9))
+    ),
+)
+
+
+def section(required: dict | None = None, **optional) -> st.SearchStrategy:
+    return st.fixed_dictionaries(required or {}, optional=optional)
+
+
+target = st.one_of(st.fixed_dictionaries({"ratio": share}), st.fixed_dictionaries({"flops": share}))
+prune = st.builds(
+    lambda a, b: {**a, **b},
+    target,
+    section(
+        importance=st.sampled_from(["taylor", "l2"]),
+        scope=st.sampled_from(["global", "local"]),
+        round_to=st.integers(1, 32),
+        max_share=share,
+        keep=names,
+        images=st.integers(1, 999),
+        reestimate=st.booleans(),
+    ),
+)
+losses = st.dictionaries(st.sampled_from(["cwd", "response"]), st.floats(0, 10), min_size=1)
+distill = section({"teacher": st.just("self")}, losses=losses, temperature=st.floats(0.1, 9))
+engine_names = [f"{name}:{precision}" for name, row in recipe.ENGINE_PRECISIONS.items() for precision in row]
+recipes = section(
+    {
+        "schema_version": st.just(1),
+        "train": section(fast_cpu=st.booleans(), settings=train_settings),
+        "quantize": section(),
+    },
+    name=st.from_regex(r"[a-z0-9][a-z0-9_.-]{0,9}", fullmatch=True),
+    description=st.text(max_size=9),
+    prune=prune,
+    distill=distill,
+    build=section(engines=st.lists(st.sampled_from(engine_names))),
+    bench=section(
+        candidates=st.lists(st.sampled_from(recipe.NATIVE_CANDIDATES)),
+        rounds=st.integers(3, 999),
+        threads=st.none() | st.integers(1, 64),
+    ),
+    gates=section(train=share, on_fail=st.sampled_from(["stop", "step_back"])),
+)
+
+
+@few
+@given(recipes)
+def test_a_recipe_survives_yaml_and_json(tree):
+    first = recipe.validate(tree, source="a test")
+    plain = first.model_dump(mode="json")
+    for again in (yaml.safe_load(yaml.safe_dump(plain)), json.loads(first.model_dump_json())):
+        assert recipe.validate(again, source="a test") == first
+
+
+@few
+@given(recipes)
+def test_what_was_written_is_what_is_read(tree):
+    read = recipe.validate(tree, source="a test").model_dump(mode="json")
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            assert {key: read[name][key] for key in value} == value
+        else:
+            assert read[name] == value
+
+
+def test_shipped_recipes_validate_and_carry_their_file_name():
+    assert list(recipe.shipped()) == ["edge-cpu", "prune-distill", "ptq-int8"]
+    for name in recipe.shipped():
+        loaded = recipe.load(name)
+        assert loaded.name == name
+        assert loaded.description
+    assert recipe.load("edge-cpu").prune.flops == 0.2
+
+
+def test_an_absent_section_is_a_stage_that_does_not_run():
+    loaded = recipe.load("ptq-int8")
+    assert loaded.prune is None
+    assert loaded.train is None
+
+
+@pytest.mark.parametrize(
+    ("tree", "message"),
+    [
+        ({"prun": {}}, "'prun' is not an option; did you mean prune?"),
+        ({"prune": {"rato": 0.3}}, "'prune.rato' is not an option; did you mean ratio?"),
+        ({"prune": {"ratio": 1.5}}, "prune.ratio=1.5: input should be less than 1"),
+        ({"prune": {"ratio": 0}}, "prune.ratio=0: input should be greater than 0"),
+        ({"prune": {"ratio": 0.3, "flops": 0.3}}, "both ratio and flops given; give exactly one, such as ratio=0.3"),
+        ({"prune": {}}, "neither ratio nor flops given; give exactly one"),
+        ({"prune": {"ratio": 0.3, "importance": "l1"}}, "prune.importance='l1': input should be 'taylor' or 'l2'"),
+        ({"distill": {"teacher": "self"}}, "without a 'train' section would do nothing; add: train: {}"),
+        ({"distill": {}, "train": {}}, "distillation needs a teacher"),
+        ({"distill": {"losses": {"cvd": 1}}}, "'cvd' is not a loss; did you mean cwd?"),
+        ({"distill": {"losses": {"cwd": -1}}}, "the weight of 'cwd' is -1.0; give a number of at least 0"),
+        ({"distill": {"losses": {}}}, "no loss is named"),
+        ({"train": {"settings": {"a": {"b": 1}}}}, "'a' is a mapping; settings of `yolo train` are single values"),
+        (
+            {"build": {"engines": ["openvno:fp32"]}},
+            "'openvno:fp32' is not an engine and precision; did you mean",
+        ),
+        ({"build": {"engines": ["openvino:int8"]}}, "without a 'quantize' section; add: quantize: {}"),
+        ({"bench": {"candidates": ["native:in8"]}}, "did you mean native:int8"),
+        ({"bench": {"rounds": 1}}, "bench.rounds=1: input should be greater than or equal to 3"),
+        ({"gates": {"train": 0}}, "gates.train=0: input should be greater than 0"),
+        ({"schema_version": 2}, "schema_version 2 and this yolo_compress reads up to 1; upgrade with: pip install -U"),
+        ({"schema_version": "one"}, "write schema_version: 1"),
+        ({"name": "../up"}, "name: '../up' cannot name a folder; use letters, digits, '.', '_' and '-'"),
+        ({"prune": []}, "prune=[]"),
+    ],
+)
+def test_a_mistake_is_refused_with_what_to_write_instead(tree, message):
+    with pytest.raises(RecipeError) as caught:
+        recipe.validate({"schema_version": 1, **tree}, source="recipe 'mine.yaml'")
+    assert message in str(caught.value)
+    assert str(caught.value).startswith("recipe 'mine.yaml' cannot be used: ")
+    assert caught.value.exit_code == 2
+
+
+def test_every_mistake_is_told_at_once():
+    with pytest.raises(RecipeError) as caught:
+        recipe.validate({"prune": {"ratio": 2, "round_to": 0}, "benhc": {}}, source="x")
+    for part in ("prune.ratio=2", "prune.round_to=0", "'benhc' is not an option; did you mean bench?"):
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("edge-gpu", "recipe 'edge-gpu' is not known; did you mean edge-cpu?"),
+        ("none.yaml", "recipe 'none.yaml' is not a file; give a path that exists, or one of ['edge-cpu',"),
+        ("some/where", "recipe 'some/where' is not a file"),
+    ],
+)
+def test_a_recipe_that_is_not_there(source, message):
+    with pytest.raises(RecipeError) as caught:
+        recipe.load(source)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a: [1, 2", "is not valid YAML"),
+        (b"- a\n- b\n", "holds list, not a mapping; begin it with schema_version: 1"),
+        (b"", "holds NoneType, not a mapping"),
+        (b"\xff\xfe\x00", "cannot be read: it is not UTF-8 text"),
+    ],
+)
+def test_a_file_that_is_no_recipe(tmp_path, content, message):
+    file = tmp_path / "mine.yaml"
+    file.write_bytes(content)
+    with pytest.raises(RecipeError) as caught:
+        recipe.load(file)
+    assert message in str(caught.value)
+    assert str(file) in str(caught.value)
+
+
+def test_a_file_is_read_before_a_shipped_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "edge-cpu").write_text("schema_version: 1\nname: local\n")
+    assert recipe.load("edge-cpu").name == "local"
+
+
+def test_every_option_is_documented_and_flags_are_unique():
+    flags = recipe.flags()
+    options = [option for name in recipe.sections() for option in recipe.section_options(name)]
+    assert all(option.help.endswith(".") and len(option.help) > 10 for option in options)
+    assert len(flags) == len({(flag.section, flag.field) for flag in flags.values()})
+    assert {f"{o.section}.{o.name}" for o in options} - {f"{f.section}.{f.field}" for f in flags.values()} == {
+        "train.settings"
+    }
+
+
+def test_schema_names_every_option_and_refuses_others():
+    schema = json.loads(json.dumps(recipe.json_schema()))
+    assert schema["additionalProperties"] is False
+    for name, model in recipe.sections().items():
+        described = schema["$defs"][model.__name__]
+        assert described["additionalProperties"] is False
+        assert set(described["properties"]) == {option.name for option in recipe.section_options(name)}
+
+
+VALUES = {
+    "prune_flops": 0.4,
+    "prune_keep": "model.0,model.22",
+    "teacher": "yolov8s.pt",
+    "distill": "cwd=2,response",
+    "engines": "openvino:fp32,onnxruntime:int8",
+    "bench_candidates": "native:int8",
+    "bench_threads": 2,
+    "bench_images": 5,
+    "quantize_keep": "model.22",
+    "max_drop": 1.5,
+    "max_drop_quantize": 0.5,
+    "gate_on_fail": "step_back",
+    "quantize_target": "onnxruntime",
+    "quantize_range": "minmax",
+    "prune_importance": "l2",
+    "prune_scope": "global",
+    "prune_reestimate": False,
+    "fast_cpu": True,
+}
+READ = {
+    "prune_keep": ("model.0", "model.22"),
+    "distill": {"cwd": 2.0, "response": 1.0},
+    "engines": ("openvino:fp32", "onnxruntime:int8"),
+    "bench_candidates": ("native:int8",),
+    "quantize_keep": ("model.22",),
+}
+
+
+@pytest.mark.parametrize("name", list(recipe.flags()))
+def test_every_flag_sets_its_option(name):
+    flag = recipe.flags()[name]
+    value = VALUES.get(name) if name in VALUES else (flag.default or 0.3) / 2 if flag.type == "float" else 7
+    made = recipe.from_flags({name: value}, recipe.load("edge-cpu"))
+    assert getattr(getattr(made, flag.section), flag.field) == READ.get(name, value)
+
+
+def test_a_flag_makes_what_its_section_cannot_do_without():
+    made = recipe.from_flags({"teacher": "s.pt"})
+    assert made.train is not None
+    assert made.distill.losses == {"cwd": 1.0, "response": 1.0}
+    assert recipe.from_flags({"engines": "openvino:int8"}).quantize is not None
+    assert recipe.from_flags({"engines": "openvino:fp32"}).quantize is None
+
+
+def test_one_pruning_target_replaces_the_other_but_both_at_once_are_refused():
+    made = recipe.from_flags({"prune": 0.5}, recipe.load("edge-cpu"))
+    assert (made.prune.ratio, made.prune.flops) == (0.5, None)
+    with pytest.raises(RecipeError, match="both ratio and flops"):
+        recipe.from_flags({"prune": 0.5, "prune_flops": 0.5}, recipe.load("edge-cpu"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"prune": 1.2}, "prune=1.2: input should be less than 1"),
+        ({"prune": "much"}, "prune='much': input should be a valid number"),
+        ({"prune": float("nan")}, "prune=nan"),
+        ({"prune_round_to": 0, "prune": 0.1}, "prune_round_to=0"),
+        ({"distill": "cwd=nan", "teacher": "self"}, "the weight of 'cwd' is nan"),
+        ({"distill": "cwd"}, "distillation needs a teacher; give a checkpoint, or teacher=self"),
+        ({"bench_rounds": 2}, "bench_rounds=2"),
+        ({"prune_importance": "l2"}, "neither ratio nor flops given; give exactly one, such as ratio=0.3 (as a flag"),
+    ],
+)
+def test_messages_name_the_flag_that_was_typed(flags, message):
+    with pytest.raises(RecipeError) as caught:
+        recipe.from_flags(flags)
+    assert message in str(caught.value)
+    assert str(caught.value).startswith("the command line cannot be used: ")
+
+
+def test_the_base_of_flags_is_not_changed():
+    base = recipe.load("edge-cpu")
+    before = base.model_dump()
+    recipe.from_flags({"prune": 0.5, "distill": "cwd=3", "quantize_keep": "model.1"}, base)
+    assert base.model_dump() == before
+
+
+def test_choices_are_what_the_registries_hold():
+    from yolo_compress.distill import LOSSES
+    from yolo_compress.engines import ENGINES
+    from yolo_compress.prune import IMPORTANCES
+    from yolo_compress.quantize.ranges import RANGES
+
+    def choices(model, field):
+        return set(typing.get_args(model.model_fields[field].annotation))
+
+    assert set(typing.get_args(recipe.Loss)) == set(LOSSES)
+    assert choices(recipe.PruneSection, "importance") == set(IMPORTANCES)
+    assert choices(recipe.QuantizeSection, "range") == set(RANGES)
+    assert set(recipe.ENGINE_PRECISIONS) == set(ENGINES)

@@ -1,0 +1,87 @@
+# Copyright (C) 2026 yolo_compress contributors. SPDX-License-Identifier: AGPL-3.0-or-later
+"""The two modes in which flags of the recipe stand among settings of `yolo train`: train and run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from yolo_compress import recipe as recipes
+from yolo_compress.errors import UsageError
+
+TRAIN_SECTIONS = ("prune", "distill", "train")  # what one training run can do; the other sections need `run`
+NOT_SETTINGS = {"task", "mode", "resume", "cfg", "exist_ok", "save_dir"}  # of `yolo`, without meaning inside a run
+
+
+def our_keys() -> dict[str, Any]:
+    """Return the keys that train and run know beside those of `yolo`, with their defaults."""
+    return {"recipe": None, **{name: flag.default for name, flag in recipes.flags().items()}}
+
+
+def is_training(args: Sequence[str]) -> bool:
+    """Tell whether the command line is one of `yolo train`, in whichever place the word stands."""
+    return "train" in args or "mode=train" in args
+
+
+def names_our_keys(args: Sequence[str]) -> bool:
+    """Tell whether an argument names a key that `yolo` does not have; without one, its command line is left alone."""
+    return not our_keys().keys().isdisjoint(_names(args))
+
+
+def names_resume(args: Sequence[str]) -> bool:
+    """Tell whether a training run is to be continued."""
+    return "resume" in _names(args)
+
+
+def train_keys() -> dict[str, Any]:
+    """Return every key of train."""
+    from yolo_compress.host.cli import native_keys
+
+    return {**native_keys(), **our_keys()}
+
+
+def run_keys() -> dict[str, Any]:
+    """Return every key of run but the ones that are its own: settings of its training stage, and flags."""
+    return {name: default for name, default in train_keys().items() if name not in NOT_SETTINGS}
+
+
+def train(*, model: str, **given: Any) -> None:
+    """Train with pruning and distillation; Ultralytics prints what comes of it.
+
+    Raises:
+        UsageError: A flag without meaning in training, or a task other than detection.
+    """
+    if given.pop("task", "detect") != "detect" or given.pop("mode", "train") != "train":
+        raise UsageError("compression trains detectors only; remove task= and mode=, or train with: yolo train")
+    for name, flag in recipes.flags().items():
+        if name in given and flag.section not in TRAIN_SECTIONS:
+            raise UsageError(
+                f"'{name}' is for a stage that training does not have ({flag.section}); "
+                "give it to `yolo-compress run`, which does all stages"
+            )
+    recipe = recipes.load(given.pop("recipe")) if "recipe" in given else None
+    if recipe is not None and not any(getattr(recipe, section) for section in TRAIN_SECTIONS):
+        raise UsageError(
+            f"recipe '{recipe.name}' has no prune, distill or train section, so training has no use for it; "
+            "do all of it with: yolo-compress run"
+        )
+    from yolo_compress import api  # imports torch
+
+    api.train(model, recipe=recipe, **given)
+
+
+def run(**given: Any) -> Any:
+    """Do a whole recipe, or continue one.
+
+    Raises:
+        UsageError: Keys beside `resume`.
+    """
+    if "resume" in given and (extra := sorted(set(given) - {"resume"})):
+        raise UsageError(f"resume= takes everything from the run that it continues; remove {', '.join(extra)}")
+    from yolo_compress import api  # imports torch
+
+    return api.run(**given)
+
+
+def _names(args: Sequence[str]) -> set[str]:
+    return {arg.removeprefix("--").partition("=")[0].strip() for arg in args}

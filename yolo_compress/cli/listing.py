@@ -1,0 +1,83 @@
+# Copyright (C) 2026 yolo_compress contributors. SPDX-License-Identifier: AGPL-3.0-or-later
+"""`yolo-compress list`: the registries, printed."""
+
+from __future__ import annotations
+
+import difflib
+import json
+
+from yolo_compress import recipe
+from yolo_compress.cli.text import KINDS, show, table
+from yolo_compress.errors import UsageError
+
+
+def listing(kind: str | None = None) -> str:
+    """Return one kind of what is registered, or all registries.
+
+    Raises:
+        UsageError: There is no such kind.
+    """
+    if kind is None:
+        return "\n\n".join(f"{name}\n{_LISTS[name]()}" for name in KINDS if name != "schema")
+    if kind not in _LISTS:
+        close = difflib.get_close_matches(kind, KINDS, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"choose from {', '.join(KINDS)}"
+        raise UsageError(f"'{kind}' is not a kind that can be listed; {hint}")
+    return _LISTS[kind]()
+
+
+def _engines() -> str:
+    from yolo_compress.engines import ENGINES
+
+    rows = [(name, ", ".join(recipe.ENGINE_PRECISIONS[name]), entry.description) for name, entry in ENGINES.items()]
+    return _lines(rows)
+
+
+def _importances() -> str:
+    from yolo_compress.prune import IMPORTANCES
+
+    return _lines([(name, entry.description) for name, entry in IMPORTANCES.items()])
+
+
+def _losses() -> str:
+    from yolo_compress.distill import LOSSES
+
+    return _lines([(name, f"{entry.description} ({entry.source})") for name, entry in LOSSES.items()])
+
+
+def _ranges() -> str:
+    from yolo_compress.quantize.ranges import RANGES
+
+    return _lines([(name, entry.description) for name, entry in RANGES.items()])
+
+
+def _recipes() -> str:
+    """Every shipped recipe is read and validated on the way."""
+    return _lines([(name, recipe.load(path).description) for name, path in recipe.shipped().items()])
+
+
+def _schema() -> str:
+    return json.dumps(recipe.json_schema(), indent=2)
+
+
+def _flags() -> str:
+    rows = [
+        (name, f"{flag.section}.{flag.field}", flag.type, show(flag.default), flag.help)
+        for name, flag in recipe.flags().items()
+    ]
+    return _lines([("flag", "in a recipe", "type", "default", "meaning"), *rows])
+
+
+def _lines(rows: list[tuple[str, ...]]) -> str:
+    return "\n".join(table(rows))
+
+
+_LISTS = {
+    "engines": _engines,
+    "importances": _importances,
+    "losses": _losses,
+    "ranges": _ranges,
+    "recipes": _recipes,
+    "schema": _schema,
+    "flags": _flags,
+}

@@ -1,0 +1,167 @@
+# Copyright (C) 2026 yolo_compress contributors. SPDX-License-Identifier: AGPL-3.0-or-later
+"""The table of modes: which keys each one takes, and what it calls."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from yolo_compress import recipe
+from yolo_compress.cli import flags
+from yolo_compress.cli.arguments import Key, Mode
+from yolo_compress.errors import UsageError
+from yolo_compress.recipe import Flag
+
+MODEL = Key("model", "Checkpoint to work on; it is never changed.", "path", required=True)
+DATA = Key("data", "Data YAML, as for `yolo`.", "path", required=True)
+IMGSZ = Key("imgsz", "Side of the images in pixels, a multiple of 32.", "int", 640)
+DEVICE = Key("device", "Where it computes: cpu, or the number of a CUDA device.", default="cpu")
+PROJECT = Key("project", "Folder that collects results.", "path", "runs/compress")
+
+
+def _name(help: str, default: str | None = None) -> Key:
+    return Key("name", help, default=default)
+
+
+def _optional(key: Key, help: str) -> Key:
+    return dataclasses.replace(key, required=False, help=help)
+
+
+def _options(section: str, *, without: tuple[str, ...] = ()) -> dict[str, Flag]:
+    return {flag.field: flag for flag in recipe.section_options(section) if flag.field not in without}
+
+
+def _api(name: str, first: str | None = "model") -> Callable[..., Any]:
+    def call(**given: Any) -> Any:
+        from yolo_compress import api  # imports torch
+
+        return getattr(api, name)(*([given.pop(first)] if first else []), **given)
+
+    return call
+
+
+def _demo(*, project: str = "runs/demo", seed: int = 0) -> Any:
+    from yolo_compress.demo import run_demo
+
+    return run_demo(project, seed=seed)
+
+
+def _doctor(*words: str) -> Any:
+    if words:
+        raise UsageError(f"doctor takes no keys; remove {' '.join(words)}")
+    from yolo_compress import doctor
+
+    return doctor.examine()
+
+
+def _list(*words: str) -> str:
+    from yolo_compress.cli import listing
+
+    if len(words) > 1:
+        raise UsageError(f"list takes one kind, not {' '.join(words)}; see: yolo-compress list help")
+    return listing.listing(*words)
+
+
+_ALL = (
+    Mode(
+        "train",
+        "`yolo train` with pruning and distillation among its settings.",
+        flags.train,
+        keys=(
+            dataclasses.replace(MODEL, help="Checkpoint to start from, or the last.pt of a run to continue."),
+            Key("recipe", "A shipped recipe or a YAML file, of which prune, distill and train apply.", "path"),
+        ),
+        more=flags.train_keys,
+        implied=("detect", "mode=train", "task=detect"),
+    ),
+    Mode(
+        "prune",
+        "Remove channels from a checkpoint and write a stock checkpoint.",
+        _api("prune"),
+        keys=(
+            MODEL,
+            DATA,
+            IMGSZ,
+            PROJECT,
+            _name("File name of the result, without suffix; the model's with _pruned when not given."),
+        ),
+        options=_options("prune"),
+    ),
+    Mode(
+        "quantize",
+        "Choose INT8 ranges on training images and write a Q/DQ ONNX.",
+        _api("quantize"),
+        keys=(MODEL, DATA, IMGSZ, PROJECT, _name("Folder of the result; the model's name with _int8 when not given.")),
+        options=_options("quantize"),
+    ),
+    Mode(
+        "build",
+        "Make the file or folder that one runtime loads.",
+        _api("build"),
+        keys=(
+            MODEL,
+            Key("engine", f"Runtime: {', '.join(recipe.ENGINE_PRECISIONS)}.", default="openvino"),
+            Key("precision", "fp32, fp16, bf16 or int8, as far as the runtime has it.", default="fp32"),
+            _optional(DATA, "Data YAML; an int8 engine chooses its ranges on the training images."),
+            IMGSZ,
+            PROJECT,
+            _name("Folder of the result; the model's name, runtime and precision when not given."),
+        ),
+        options=_options("quantize", without=("target",)),
+    ),
+    Mode(
+        "bench",
+        "Measure accuracy and latency of checkpoints and engines, alternately in one process.",
+        _api("bench"),
+        keys=(
+            Key("model", "What to measure, separated by commas; the first is the reference.", "list", required=True),
+            DATA,
+            IMGSZ,
+            DEVICE,
+            Key(
+                "native",
+                f"Native exports of the first checkpoint to measure as well: {', '.join(recipe.NATIVE_CANDIDATES)}.",
+                "list",
+                (),
+            ),
+            PROJECT,
+            _name("Folder of the result.", "bench"),
+        ),
+        options=_options("bench", without=("candidates",)),
+    ),
+    Mode(
+        "run",
+        "Do a whole recipe, from pruning to the report; or continue one.",
+        flags.run,
+        keys=(
+            Key("recipe", "A shipped recipe or a YAML file; flags override it.", "path"),
+            _optional(MODEL, "Checkpoint to compress; it is never changed."),
+            _optional(DATA, "Data YAML, as for `yolo`."),
+            IMGSZ,
+            DEVICE,
+            PROJECT,
+            _name("Folder of the run; the recipe's name when not given."),
+            Key("resume", "Folder of a run to continue; stands alone.", "path"),
+        ),
+        more=flags.run_keys,
+    ),
+    Mode(
+        "report",
+        "Write tables, plot and page again from what was measured.",
+        _api("report", None),
+        keys=(Key("run", "Folder of a run.", "path"), Key("bench", "A bench.json; either this or run.", "path")),
+    ),
+    Mode("list", "Print what is registered.", _list, plain=True),
+    Mode("doctor", "Print what this machine can do, and what it lacks.", _doctor, plain=True),
+    Mode(
+        "demo",
+        "Draw a data set, train a detector on it, compress it and report; nothing is downloaded.",
+        _demo,
+        keys=(
+            Key("project", "Folder for everything that is made.", "path", "runs/demo"),
+            Key("seed", "Seed of the drawing and of training.", "int", 0),
+        ),
+    ),
+)
+MODES = {mode.name: mode for mode in _ALL}
