@@ -1,0 +1,220 @@
+# Copyright (C) 2026 yolo_compress contributors. SPDX-License-Identifier: AGPL-3.0-or-later
+"""Timing on a simulated clock: every number that comes out is known beforehand."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from yolo_compress.bench.latency import (
+    SAMPLES_FOR,
+    Watch,
+    median_interval,
+    order,
+    percentile_ms,
+    rest,
+    summarize,
+    throughput,
+    time_alternately,
+)
+
+
+class Machine:
+    """A clock that only advances when simulated work is done, and a log of who worked."""
+
+    def __init__(self, slowdown=lambda now: 1.0):
+        self.now, self.log, self.slowdown, self.paused = 0.0, [], slowdown, 0.0
+        self.used, self.spinning = 0.0, 0.0  # processor time so far, and what threads will still burn while idle
+        self.watch = Watch(lambda: self.now, lambda: self.used, self.pause)
+
+    def pause(self, seconds):
+        self.now += seconds
+        self.paused += seconds
+        burnt = min(seconds, self.spinning)
+        self.used += burnt
+        self.spinning -= burnt
+
+    def candidate(self, name, seconds):
+        def infer(image):
+            self.now += seconds * self.slowdown(self.now)
+            self.log.append((name, float(image.flat[0])))
+            return image
+
+        return infer
+
+    def work(self, seconds):
+        def do(_):
+            self.now += seconds
+
+        return do
+
+
+def run(machine, seconds, **options):
+    def prepare(index):
+        machine.now += 0.002
+        return np.full((1, 3, 2, 2), index, np.float32)
+
+    options = {"rounds": 12, "warmup": 2, **options}
+    return time_alternately(
+        [machine.candidate(name, s) for name, s in enumerate(seconds)],
+        prepare,
+        finish=machine.work(0.001),
+        watch=machine.watch,
+        **options,
+    )
+
+
+def test_each_part_is_measured_apart_and_warm_up_does_not_count():
+    machine = Machine()
+    timings = run(machine, [0.010, 0.004], settle_ms=5)
+    assert timings.inference.shape == (12, 2)
+    np.testing.assert_allclose(timings.inference, [[0.010, 0.004]] * 12, atol=1e-12)
+    np.testing.assert_allclose(timings.preprocess, 0.002, atol=1e-12)
+    np.testing.assert_allclose(timings.postprocess, 0.001, atol=1e-12)
+    assert len(machine.log) == 14 * 2
+    assert machine.paused == pytest.approx(14 * 3 * 0.005)  # before preparing and before each inference
+    assert timings.restless == 0
+
+
+def test_every_round_runs_each_candidate_once_on_the_same_image():
+    machine = Machine()
+    run(machine, [0.01, 0.02, 0.03])
+    rounds = [machine.log[start : start + 3] for start in range(0, len(machine.log), 3)]
+    for index, entries in enumerate(rounds):
+        assert sorted(name for name, _ in entries) == [0, 1, 2]
+        assert {image for _, image in entries} == {index}
+
+
+def test_a_rest_lasts_until_spinning_threads_stop():
+    machine = Machine()
+    machine.spinning = 0.073
+    assert rest(5, machine.watch)
+    assert 0.073 <= machine.paused <= 0.085
+    assert rest(0, machine.watch)
+    assert machine.paused <= 0.085
+
+
+def test_a_process_that_never_rests_is_told():
+    machine = Machine()
+    machine.spinning = float("inf")
+    assert not rest(5, machine.watch)
+    timings = run(machine, [0.01], rounds=3, warmup=0, settle_ms=50)
+    assert timings.restless == 3 * 2
+
+
+def test_threads_that_spin_are_not_charged_to_the_next_candidate():
+    machine = Machine(slowdown=lambda now: 2.0 if machine.spinning > 0 else 1.0)
+    quiet, spins = machine.candidate("quiet", 0.01), machine.candidate("spins", 0.01)
+
+    def spinning(image):
+        raw = spins(image)
+        machine.spinning = 0.075
+        return raw
+
+    timings = time_alternately(
+        [quiet, spinning],
+        lambda index: np.zeros((1, 3, 2, 2), np.float32),
+        finish=lambda raw: None,
+        rounds=20,
+        warmup=1,
+        settle_ms=5,
+        watch=machine.watch,
+    )
+    np.testing.assert_allclose(timings.inference, 0.01, atol=1e-12)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5])
+def test_order_gives_each_candidate_each_place_equally_often(count):
+    cycle = [order(index, count) for index in range(2 * count)]
+    for place in range(count):
+        assert sorted(row[place] for row in cycle) == sorted(list(range(count)) * 2)
+
+
+def test_order_changes_predecessors():
+    pairs = {pair for index in range(6) for pair in itertools.pairwise(order(index, 3))}
+    assert pairs == set(itertools.permutations(range(3), 2))
+
+
+def test_drift_moves_medians_and_leaves_paired_ratios():
+    machine = Machine(slowdown=lambda now: 1 + now)  # a machine that gets hotter and slower
+    timings = run(machine, [0.010, 0.004], rounds=60)
+    reference, ours = summarize(timings.inference)
+    assert reference.p50_ms > 1.2 * 10
+    assert ours.ratio_p50 == pytest.approx(0.4, rel=0.02)
+    assert ours.ratio_spread[0] <= ours.ratio_p50 <= ours.ratio_spread[1]
+    assert reference.ratio_p50 == 1.0
+
+
+def test_a_quiet_machine_is_not_noisy_and_a_bursty_one_is():
+    quiet = summarize(run(Machine(), [0.01], rounds=20).inference)[0]
+    steps = itertools.count()
+    bursty = summarize(run(Machine(lambda _: 1 + 0.5 * (next(steps) % 2)), [0.01], rounds=20).inference)[0]
+    assert not quiet.noisy
+    assert quiet.spread == pytest.approx(0, abs=1e-9)
+    assert bursty.noisy
+    assert bursty.spread == pytest.approx(0.005 / 0.0125)
+
+
+def test_percentiles_need_their_samples():
+    for percent, needed in SAMPLES_FOR.items():
+        assert percentile_ms(np.arange(needed - 1) / 1e3, percent) is None
+        assert percentile_ms(np.arange(1, needed + 1) / 1e3, percent) == pytest.approx(
+            math.ceil(needed * percent / 100)
+        )
+
+
+@given(st.lists(st.floats(0.1, 10), min_size=1, max_size=60))
+def test_median_interval_encloses_the_median(samples):
+    values = np.array(samples)
+    interval = median_interval(values)
+    if len(values) < 6:
+        assert interval is None
+    else:
+        assert interval[0] <= np.median(values) <= interval[1]
+
+
+def test_median_interval_covers_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    hits = 0
+    for _ in range(2000):
+        low, high = median_interval(rng.exponential(size=25))
+        hits += low <= math.log(2) <= high
+    assert 0.945 <= hits / 2000 <= 0.985  # exact coverage at 25 samples is 0.9567
+
+
+def test_throughput_counts_images_per_second_of_each_candidate():
+    machine = Machine()
+    infer = [machine.candidate(name, seconds) for name, seconds in enumerate([0.010, 0.004])]
+    images = [np.zeros((1, 3, 2, 2), np.float32)] * 3
+    rates = throughput(infer, images, images=20, watch=machine.watch)
+    assert rates == pytest.approx([100, 250])
+    batches = [np.zeros((4, 3, 2, 2), np.float32)]
+    assert throughput(infer[:1], batches, images=8, watch=machine.watch) == pytest.approx([400])
+
+
+def test_garbage_collection_is_off_only_while_timing():
+    seen = []
+    machine = Machine()
+    time_alternately(
+        [lambda image: seen.append(gc.isenabled()) or image],
+        lambda index: np.zeros((1, 3, 2, 2), np.float32),
+        finish=lambda raw: None,
+        rounds=3,
+        warmup=0,
+        watch=machine.watch,
+    )
+    assert seen == [False] * 3
+    assert gc.isenabled()
+
+
+def test_progress_is_told_about_every_ten_seconds():
+    lines = []
+    run(Machine(), [1.0, 1.0], rounds=30, warmup=0, progress=lines.append)
+    assert 4 <= len(lines) <= 6
+    assert lines[0].startswith("latency: round ")

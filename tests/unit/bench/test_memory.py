@@ -1,0 +1,70 @@
+# Copyright (C) 2026 yolo_compress contributors. SPDX-License-Identifier: AGPL-3.0-or-later
+"""Peak memory, in this process and in one of its own."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from yolo_compress.bench import memory
+from yolo_compress.bench.memory import measure_memory, peak_mb, resident_mb
+
+ROUNDING = 1.0  # MB; the kernel keeps its counters per processor and adds them up now and then
+linux = pytest.mark.skipif(platform.system() != "Linux", reason="resident memory is read from /proc")
+
+
+@linux
+def test_peak_keeps_what_was_given_back():
+    ballast = np.ones(100 << 20, np.uint8)
+    held = resident_mb()
+    del ballast
+    assert held - resident_mb() > 90
+    assert peak_mb() >= held - ROUNDING
+
+
+@linux
+def test_an_artifact_is_measured_in_its_own_process(make_checkpoint):
+    ballast = np.ones(300 << 20, np.uint8)  # of this process, and so not to be counted
+    before = resident_mb()
+    found = measure_memory(make_checkpoint(), imgsz=64)
+    assert found.why == ""
+    assert 5 < found.baseline_mb < found.loaded_mb <= found.peak_mb + ROUNDING
+    assert found.peak_mb < before + 500
+    assert found.baseline_mb < ballast.nbytes / 2**20
+
+
+def test_an_artifact_that_cannot_be_loaded_says_why(tmp_path):
+    found = measure_memory(tmp_path / "missing.pt", imgsz=64)
+    assert found.peak_mb is None
+    assert found.why.startswith("unavailable: the measuring process failed (")
+    assert "missing.pt" in found.why
+
+
+def test_a_process_that_hangs_is_given_up(tmp_path, monkeypatch):
+    def hang(*args, **kwargs):
+        raise subprocess.TimeoutExpired(args[0], kwargs["timeout"])
+
+    monkeypatch.setattr(subprocess, "run", hang)
+    assert "did not end within" in measure_memory(tmp_path / "best.pt", imgsz=64).why
+
+
+def test_a_system_without_proc_says_so(monkeypatch):
+    class Nowhere:
+        def __init__(self, path):
+            pass
+
+        def read_text(self):
+            raise FileNotFoundError
+
+    monkeypatch.setattr(memory, "Path", Nowhere)
+    assert peak_mb().startswith("unavailable: ")
+
+
+def test_importing_the_measuring_process_loads_no_runtime():
+    code = "import sys, yolo_compress.bench.memory; print([m for m in ('torch', 'numpy') if m in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"

@@ -1,0 +1,241 @@
+# Copyright (C) 2026 yolo_compress contributors. SPDX-License-Identifier: AGPL-3.0-or-later
+"""Latency of several candidates in one process, taken in turns so that what slows the machine slows them all."""
+
+from __future__ import annotations
+
+import gc
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+# fewest samples for a percentile: below, the slowest sample alone would decide it at 99 % confidence (MLPerf's rule)
+SAMPLES_FOR = {90: 64, 95: 130, 99: 662}
+NOISY_SPREAD = 0.10  # quartile distance over median from which a latency is called noisy
+CONFIDENCE = 0.95
+# Thread pools spin for a while after a run: ONNX Runtime's burnt 75 ms of processor time on two cores of a Zen 3, which
+# would be charged to whichever candidate comes next. Each timed call therefore waits until this process is idle.
+IDLE_SHARE = 0.2  # processor time over time, below which the process counts as idle
+LONGEST_REST_S = 0.5
+
+Infer = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Where time comes from: seconds since some moment, seconds of processor time used, and a way to wait."""
+
+    clock: Callable[[], float]
+    processor: Callable[[], float]
+    pause: Callable[[float], None]
+
+
+SYSTEM = Watch(time.perf_counter, time.process_time, time.sleep)
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Seconds: `preprocess` (rounds,), the others (rounds, candidates); `restless` counts rests that were cut short."""
+
+    preprocess: np.ndarray
+    inference: np.ndarray
+    postprocess: np.ndarray
+    restless: int = 0
+
+
+@dataclass(frozen=True)
+class LatencySummary:
+    """What a report says about one candidate's samples; see `BenchRow` for the fields."""
+
+    p50_ms: float
+    p90_ms: float | None
+    p95_ms: float | None
+    p99_ms: float | None
+    spread: float
+    noisy: bool
+    ratio_p50: float
+    ratio_spread: tuple[float, float]
+    ratio_interval: tuple[float, float] | None
+    samples_ms: tuple[float, ...]
+
+
+def time_alternately(
+    infer: Sequence[Infer],
+    prepare: Callable[[int], np.ndarray],
+    *,
+    finish: Callable[[np.ndarray], Any],
+    rounds: int,
+    warmup: int,
+    settle_ms: float = 0.0,
+    watch: Watch = SYSTEM,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Timings:
+    """Run every candidate once per round, in an order that changes from round to round.
+
+    Args:
+        infer: One function per candidate, from a prepared input to its raw output.
+        prepare: From the number of the round to the input that all candidates get in it.
+        finish: Post-processing of a raw output.
+        rounds: Rounds that count.
+        warmup: Rounds before them that do not.
+        settle_ms: Least rest before each inference; it lasts until the process is idle.
+        watch: What tells the time.
+        progress: Takes a line now and then.
+    """
+    preprocess = np.zeros(rounds)
+    inference = np.zeros((rounds, len(infer)))
+    postprocess = np.zeros((rounds, len(infer)))
+    clock = watch.clock
+    restless = 0
+    next_line = clock() + 10
+    with _no_garbage_collection():
+        for index in range(-warmup, rounds):
+            restless += not rest(settle_ms, watch)
+            begin = clock()
+            image = prepare(index + warmup)
+            if index >= 0:
+                preprocess[index] = clock() - begin
+            for candidate in order(index + warmup, len(infer)):
+                restless += not rest(settle_ms, watch)
+                begin = clock()
+                raw = infer[candidate](image)
+                middle = clock()
+                finish(raw)
+                end = clock()
+                if index >= 0:
+                    inference[index, candidate] = middle - begin
+                    postprocess[index, candidate] = end - middle
+            if clock() > next_line:
+                progress(f"latency: round {max(index + 1, 0)}/{rounds}")
+                next_line = clock() + 10
+    return Timings(preprocess, inference, postprocess, restless)
+
+
+def rest(least_ms: float, watch: Watch = SYSTEM) -> bool:
+    """Wait until this process uses hardly any processor time; return False when it did not stop within half a second.
+
+    Args:
+        least_ms: Length of the slices that are waited; 0 does not wait at all.
+        watch: What tells the time.
+    """
+    if not least_ms:
+        return True
+    begin = watch.clock()
+    while watch.clock() - begin < LONGEST_REST_S:
+        used, started = watch.processor(), watch.clock()
+        watch.pause(least_ms / 1000)
+        if watch.processor() - used < IDLE_SHARE * (watch.clock() - started):
+            return True
+    return False
+
+
+def order(index: int, count: int) -> list[int]:
+    """Return the order of the candidates in a round.
+
+    Rotation gives each candidate every place; turning every other cycle round gives it different predecessors too.
+    """
+    rotated = [(index + offset) % count for offset in range(count)]
+    return rotated[::-1] if (index // count) % 2 else rotated
+
+
+def summarize(inference: np.ndarray) -> list[LatencySummary]:
+    """Reduce seconds (rounds, candidates) to medians, percentiles and paired ratios to the first candidate."""
+    rows = []
+    for samples in inference.T:
+        ratios = samples / inference[:, 0]
+        low, middle, high = np.quantile(samples, [0.25, 0.5, 0.75])
+        spread = float((high - low) / middle)
+        rows.append(
+            LatencySummary(
+                p50_ms=float(middle) * 1e3,
+                p90_ms=percentile_ms(samples, 90),
+                p95_ms=percentile_ms(samples, 95),
+                p99_ms=percentile_ms(samples, 99),
+                spread=spread,
+                noisy=spread > NOISY_SPREAD,
+                ratio_p50=float(np.median(ratios)),
+                ratio_spread=(float(np.quantile(ratios, 0.25)), float(np.quantile(ratios, 0.75))),
+                ratio_interval=median_interval(ratios),
+                samples_ms=tuple(round(float(sample) * 1e3, 4) for sample in samples),
+            )
+        )
+    return rows
+
+
+def percentile_ms(samples: np.ndarray, percent: int) -> float | None:
+    """Return the smallest sample that `percent` of them do not exceed, in ms, or None from too few samples."""
+    if len(samples) < SAMPLES_FOR[percent]:
+        return None
+    return float(np.sort(samples)[math.ceil(len(samples) * percent / 100) - 1]) * 1e3
+
+
+def median_interval(samples: np.ndarray, confidence: float = CONFIDENCE) -> tuple[float, float] | None:
+    """Return the confidence interval of a median, without assuming a distribution.
+
+    The k-th smallest and the k-th largest of n samples enclose the median with probability 1 - 2 P(X < k), where X is
+    binomial with n trials of 1/2; k is the largest for which that is at least `confidence`. None where there is none:
+    for 95 %, below six samples.
+    """
+    count = len(samples)
+    tail, k = 0.0, 0
+    while k <= count:
+        tail += math.comb(count, k) / 2**count  # integer over integer: exact enough for any count of rounds
+        if 1 - 2 * tail < confidence:
+            break
+        k += 1
+    if k == 0:
+        return None
+    ordered = np.sort(samples)
+    return float(ordered[k - 1]), float(ordered[count - k])
+
+
+def throughput(
+    infer: Sequence[Infer],
+    inputs: Sequence[np.ndarray],
+    *,
+    images: int,
+    blocks: int = 3,
+    settle_ms: float = 0.0,
+    watch: Watch = SYSTEM,
+) -> list[float]:
+    """Return images per second of each candidate fed without a pause, as the median of alternating blocks.
+
+    Args:
+        infer: One function per candidate.
+        inputs: Prepared inputs (N, 3, H, W), used in turn.
+        images: Images that a block holds at least.
+        blocks: Blocks per candidate.
+        settle_ms: Least rest before each block.
+        watch: What tells the time.
+    """
+    rates = np.zeros((blocks, len(infer)))
+    with _no_garbage_collection():
+        for block in range(blocks):
+            for candidate in order(block, len(infer)):
+                rest(settle_ms, watch)
+                infer[candidate](inputs[0])  # brings the candidate's weights and threads back before the clock starts
+                done = 0
+                begin = watch.clock()
+                while done < images:
+                    batch = inputs[(done // len(inputs[0])) % len(inputs)]
+                    infer[candidate](batch)
+                    done += len(batch)
+                rates[block, candidate] = done / (watch.clock() - begin)
+    return [float(rate) for rate in np.median(rates, axis=0)]
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Keep Python's collector from pausing a timed call."""
+    was_enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()

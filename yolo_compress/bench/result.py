@@ -1,0 +1,178 @@
+# Copyright (C) 2026 yolo_compress contributors. SPDX-License-Identifier: AGPL-3.0-or-later
+"""What a benchmark returns and writes: frozen dataclasses with units in their names, as JSON and back."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from yolo_compress.artifacts import atomic_write
+from yolo_compress.errors import DataError, UsageError
+
+SCHEMA_VERSION = 1
+STAT_NAMES = (
+    "map50_95",
+    "map50",
+    "map75",
+    "map_small",
+    "map_medium",
+    "map_large",
+    "recall_1",
+    "recall_10",
+    "recall_100",
+    "recall_small",
+    "recall_medium",
+    "recall_large",
+)
+
+Origin = Literal["native", "yolo_compress", "user"]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A file to be measured.
+
+    `weights` names what the file was made from: candidates with an equal value are versions of one model, so that one
+    far worse than another is broken. When not given it is taken from the file name. `float_map50_95`, 0 to 1, is what
+    the float model is known to reach on the same images, for a candidate whose float model is not measured beside it.
+    """
+
+    label: str
+    path: Path
+    origin: Origin = "user"
+    weights: str | None = None
+    float_map50_95: float | None = None
+
+
+@dataclass(frozen=True)
+class BenchRow:
+    """One candidate, accuracy and speed from the same file.
+
+    Accuracies are shares in 0 to 1; `None` means that the validation images hold no object of that kind.
+    `yolo_val_map50_95` is what `yolo val` prints for the same detections; see `bench.yolo_val`. Latencies are those of
+    one image. A ratio is this candidate's time over the first candidate's in the same round: `spread` holds its
+    quartiles, `interval` the 95 % confidence interval of its median. Percentiles are `None` below 64, 130 and 662
+    rounds. Whatever is `None` for another reason has that reason in `notes`, or in `reason` where the row is refused.
+    """
+
+    label: str
+    path: str
+    origin: Origin
+    engine: str
+    precision: str
+    sha256: str
+    size_bytes: int
+    params: int | None
+    gflops: float | None
+    map50_95: float
+    map50: float
+    yolo_val_map50_95: float
+    stats: tuple[float | None, ...]
+    class_map50_95: tuple[float | None, ...]
+    detections: int
+    images_not_finite: int = 0
+    latency_ms_p50: float | None = None
+    latency_ms_p90: float | None = None
+    latency_ms_p95: float | None = None
+    latency_ms_p99: float | None = None
+    latency_spread: float | None = None
+    latency_ratio_p50: float | None = None
+    latency_ratio_spread: tuple[float, float] | None = None
+    latency_ratio_interval: tuple[float, float] | None = None
+    latency_ms_samples: tuple[float, ...] = ()
+    noisy: bool = False
+    postprocess_ms_p50: float | None = None
+    throughput_images_per_s: float | None = None
+    batch_throughput_images_per_s: float | None = None
+    peak_memory_mb: float | None = None
+    loaded_memory_mb: float | None = None
+    status: Literal["ok", "refused"] = "ok"
+    reason: str = ""
+    notes: tuple[str, ...] = ()
+    describe: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class BenchResult:
+    """Everything that one benchmark measured, and what it was measured with."""
+
+    rows: tuple[BenchRow, ...]
+    data: str
+    names: tuple[str, ...]
+    images: int
+    images_available: int
+    objects: int
+    imgsz: int
+    device: str
+    settings: dict[str, Any]
+    preprocess_ms_p50: float | None
+    machine: dict[str, Any]
+    versions: dict[str, str]
+    date: str
+    notes: tuple[str, ...] = ()
+    schema_version: int = SCHEMA_VERSION
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data, as `report.write_report` takes it."""
+        return json.loads(self.to_json())
+
+    def to_json(self) -> str:
+        """Return the content of `bench.json`."""
+        return json.dumps(dataclasses.asdict(self), indent=1, allow_nan=False) + "\n"
+
+    def save(self, path: str | Path) -> None:
+        """Write `bench.json`, whole or not at all.
+
+        Raises:
+            OutputError: It cannot be written.
+        """
+        atomic_write(path, self.to_json())
+
+    @classmethod
+    def from_json(cls, text: str, *, source: str = "bench.json") -> BenchResult:
+        """Read what `to_json` returned.
+
+        Args:
+            text: The JSON.
+            source: Where it came from, for messages.
+
+        Raises:
+            DataError: It is not the JSON of a benchmark.
+            UsageError: A newer yolo_compress wrote it.
+        """
+        try:
+            tree = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise DataError(f"'{source}' is not JSON ({error}); give the bench.json that a benchmark wrote") from error
+        version = tree.get("schema_version") if isinstance(tree, dict) else None
+        if isinstance(version, int) and version > SCHEMA_VERSION:
+            raise UsageError(
+                f"'{source}' has schema_version {version} and this yolo_compress reads up to {SCHEMA_VERSION}; "
+                "upgrade with: pip install -U yolo-compress"
+            )
+        try:
+            rows = tuple(_build(BenchRow, row) for row in tree["rows"])
+            return _build(cls, {**tree, "rows": rows})
+        except (KeyError, TypeError) as error:
+            raise DataError(
+                f"'{source}' is not the result of a benchmark ({error}); run the benchmark again"
+            ) from error
+
+
+def finite_or_none(value: float) -> float | None:
+    """Return a number, or None for the -1 and NaN that say that there was nothing to average."""
+    return None if value < 0 or math.isnan(value) else float(value)
+
+
+def _build(cls: Any, tree: dict[str, Any]) -> Any:
+    return cls(
+        **{key: tuple(_tuples(v) for v in value) if isinstance(value, list) else value for key, value in tree.items()}
+    )
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value

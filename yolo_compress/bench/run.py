@@ -1,0 +1,294 @@
+# Copyright (C) 2026 yolo_compress contributors. SPDX-License-Identifier: AGPL-3.0-or-later
+"""One benchmark: load every candidate, measure accuracy, refuse what is broken, then time what is left alternately."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from datetime import datetime, timezone
+from pathlib import Path
+
+import numpy as np
+
+from yolo_compress.artifacts import sha256_path, size_bytes
+from yolo_compress.bench import accuracy, latency, machine
+from yolo_compress.bench.memory import measure_memory
+from yolo_compress.bench.result import BenchResult, BenchRow, Candidate
+from yolo_compress.bench.verdict import check_classes, refusals
+from yolo_compress.bench.yolo_val import yolo_val_map50_95
+from yolo_compress.engines import engine_for
+from yolo_compress.engines.protocol import Session
+from yolo_compress.errors import DataError, EngineError, UsageError
+from yolo_compress.host.checkpoint import count, load_model
+from yolo_compress.host.data import DataSpec, letterbox, read_image
+from yolo_compress.host.detect import postprocess
+
+TIMING_IMAGES = 8  # decoded validation images that the timed rounds go through in turn
+DEPLOYED_CONF = 0.25  # the score limit that `yolo predict` uses; post-processing is timed with it
+SETTLE_MS = 5.0
+MIN_ACCURACY_SHARE = 0.5
+
+
+def run_bench(
+    candidates: Sequence[Candidate],
+    data: DataSpec,
+    *,
+    imgsz: int,
+    device: str = "cpu",
+    rounds: int = 50,
+    warmup: int = 5,
+    threads: int | None = None,
+    images: int | None = None,
+    batch: int | None = None,
+    settle_ms: float = SETTLE_MS,
+    min_accuracy_share: float = MIN_ACCURACY_SHARE,
+    memory: bool = True,
+    progress: Callable[[str], None] = print,
+) -> BenchResult:
+    """Measure accuracy and speed of every candidate from the same file and session.
+
+    Args:
+        candidates: The first is what latency ratios refer to.
+        data: Data set whose validation images are used.
+        imgsz: Side of the square input in pixels.
+        device: Where the engines run.
+        rounds: Timed rounds; in each one every candidate runs once.
+        warmup: Rounds before them that do not count.
+        threads: Threads of each runtime; its own default when not given.
+        images: Validation images to use, evenly spaced over all of them; all when not given.
+        batch: Batch size of a second throughput measurement; not done when not given.
+        settle_ms: Least rest before each timed inference; it lasts until the process is idle.
+        min_accuracy_share: A candidate below this share of the best float one of the same weights is refused a latency.
+        memory: Measure peak memory, in one process per candidate.
+        progress: Takes a line now and then.
+
+    Raises:
+        UsageError: No candidates, two of one label, a setting out of range, or candidates whose classes differ.
+        DataError: No validation images, none with an object, or one that cannot be read.
+        EngineError: A runtime refused a candidate, or the candidate was built for another size.
+    """
+    _check(candidates, rounds=rounds, warmup=warmup, images=images, batch=batch, share=min_accuracy_share)
+    chosen = evenly(data.val, images)
+    if not chosen:
+        raise DataError(
+            f"data '{data.path}' has no val images, and accuracy cannot be measured without; add val: FOLDER"
+        )
+    stolen = machine.steal_seconds()
+    record = machine.describe_machine()
+    with ExitStack() as stack:
+        sessions = []
+        for candidate in candidates:
+            progress(f"bench: loading {candidate.label}")
+            engine = engine_for(candidate.path)
+            session = engine.load(candidate.path, device=device, threads=threads)
+            stack.callback(session.close)
+            _try_out(candidate, session, imgsz)
+            sessions.append((engine.name, session))
+        notes = check_classes(candidates, [name for name, _ in sessions], data)
+        rows, objects = _accuracies(candidates, sessions, data, chosen, imgsz=imgsz, progress=progress)
+        rows = refusals(rows, candidates, min_accuracy_share)
+        for row in rows:
+            progress(
+                f"bench: {row.label}: mAP50-95 {100 * row.map50_95:.2f}" + (f", {row.reason}" if row.reason else "")
+            )
+        rows, preprocess_ms = _speeds(
+            rows,
+            [session for _, session in sessions],
+            chosen,
+            imgsz=imgsz,
+            rounds=rounds,
+            warmup=warmup,
+            batch=batch,
+            settle_ms=settle_ms,
+            progress=progress,
+        )
+    if memory:  # after the sessions are closed: what they hold must not compete with the measured processes
+        rows = [_with_memory(row, imgsz=imgsz, device=device, threads=threads, progress=progress) for row in rows]
+    stolen_now = machine.steal_seconds()
+    record["steal_s"] = (
+        stolen_now - stolen if stolen is not None and stolen_now is not None else "unavailable: no /proc/stat to read"
+    )
+    return BenchResult(
+        rows=tuple(rows),
+        data=str(data.path),
+        names=data.names,
+        images=len(chosen),
+        images_available=len(data.val),
+        objects=objects,
+        imgsz=imgsz,
+        device=device,
+        settings={
+            "rounds": rounds,
+            "warmup": warmup,
+            "threads": threads,
+            "batch": batch,
+            "settle_ms": settle_ms,
+            "min_accuracy_share": min_accuracy_share,
+            "accuracy_conf": accuracy.CONF,
+            "accuracy_iou": accuracy.IOU,
+            "accuracy_max_det": accuracy.MAX_DET,
+            "postprocess_conf": DEPLOYED_CONF,
+            "noisy_spread": latency.NOISY_SPREAD,
+        },
+        preprocess_ms_p50=preprocess_ms,
+        machine=record,
+        versions=machine.package_versions(),
+        date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        notes=notes,
+    )
+
+
+def evenly(images: Sequence[Path], limit: int | None) -> tuple[Path, ...]:
+    """Return up to `limit` images, evenly spaced: the first ones of a sorted folder may all be of one kind."""
+    if limit is None or limit >= len(images):
+        return tuple(images)
+    return tuple(images[index * len(images) // limit] for index in range(limit))
+
+
+def _try_out(candidate: Candidate, session: Session, imgsz: int) -> None:
+    """Run once, so that an engine of another size is told at once and not after the others have worked for minutes."""
+    try:
+        session.infer(np.zeros((1, 3, imgsz, imgsz), np.float32))
+    except Exception as error:  # runtimes raise classes of their own
+        reason = " ".join(str(error).split())[:300]
+        raise EngineError(
+            f"'{candidate.path}' does not take an image of {imgsz} x {imgsz} ({reason}); give the imgsz= of its build"
+        ) from error
+
+
+def _accuracies(
+    candidates: Sequence[Candidate],
+    sessions: Sequence[tuple[str, Session]],
+    data: DataSpec,
+    images: Sequence[Path],
+    *,
+    imgsz: int,
+    progress: Callable[[str], None],
+) -> tuple[list[BenchRow], int]:
+    progress(f"bench: accuracy of {len(sessions)} candidates on {len(images)} images")
+    truth, found = accuracy.detect([session for _, session in sessions], images, imgsz=imgsz, progress=progress)
+    rows = []
+    for candidate, (engine, session), detections in zip(candidates, sessions, found, strict=True):
+        measured = accuracy.evaluate(truth, detections, classes=len(data.names))
+        describe = dict(session.describe())
+        params, gflops = count(load_model(candidate.path), imgsz) if engine == "pytorch" else (None, None)
+        rows.append(
+            BenchRow(
+                label=candidate.label,
+                path=str(candidate.path),
+                origin=candidate.origin,
+                engine=engine,
+                precision=str(describe["precision"]),
+                sha256=sha256_path(candidate.path),
+                size_bytes=size_bytes(candidate.path),
+                params=params,
+                gflops=gflops,
+                map50_95=measured.map50_95,
+                map50=measured.map50,
+                yolo_val_map50_95=yolo_val_map50_95(truth, detections),
+                stats=measured.stats,
+                class_map50_95=measured.per_class,
+                detections=detections.count,
+                images_not_finite=detections.not_finite,
+                describe=describe,
+            )
+        )
+    return rows, truth.count
+
+
+def _speeds(
+    rows: list[BenchRow],
+    sessions: Sequence[Session],
+    images: Sequence[Path],
+    *,
+    imgsz: int,
+    rounds: int,
+    warmup: int,
+    batch: int | None,
+    settle_ms: float,
+    progress: Callable[[str], None],
+) -> tuple[list[BenchRow], float | None]:
+    """Time the rows that are not refused; the others come back as they are."""
+    kept = [index for index, row in enumerate(rows) if row.status == "ok"]
+    if not kept:
+        return rows, None
+    pictures = [read_image(path) for path in evenly(images, TIMING_IMAGES)]
+    infer = [sessions[index].infer for index in kept]
+    progress(f"bench: latency of {len(kept)} candidates in {rounds} rounds")
+    timings = latency.time_alternately(
+        infer,
+        lambda index: accuracy.to_input(letterbox(pictures[index % len(pictures)], imgsz)[0]),
+        finish=lambda raw: postprocess(raw, conf=DEPLOYED_CONF, iou=accuracy.IOU, max_det=accuracy.MAX_DET),
+        rounds=rounds,
+        warmup=warmup,
+        settle_ms=settle_ms,
+        progress=progress,
+    )
+    inputs = [accuracy.to_input(letterbox(picture, imgsz)[0]) for picture in pictures]
+    progress(f"bench: throughput of {len(kept)} candidates")
+    rates = latency.throughput(infer, inputs, images=max(rounds // 2, 2), settle_ms=settle_ms)
+    unrest = (
+        (f"in {timings.restless} of the pauses before a timed call the process did not come to rest",)
+        if timings.restless
+        else ()
+    )
+    rows = list(rows)
+    paired = kept[0] == 0
+    for column, (index, summary) in enumerate(zip(kept, latency.summarize(timings.inference), strict=True)):
+        unpaired = () if paired else (f"no latency ratio: the first candidate, {rows[0].label}, is refused",)
+        rows[index] = replace(
+            rows[index],
+            latency_ms_p50=summary.p50_ms,
+            latency_ms_p90=summary.p90_ms,
+            latency_ms_p95=summary.p95_ms,
+            latency_ms_p99=summary.p99_ms,
+            latency_spread=summary.spread,
+            latency_ratio_p50=summary.ratio_p50 if paired else None,
+            latency_ratio_spread=summary.ratio_spread if paired else None,
+            latency_ratio_interval=summary.ratio_interval if paired else None,
+            latency_ms_samples=summary.samples_ms,
+            noisy=summary.noisy,
+            postprocess_ms_p50=float(np.median(timings.postprocess[:, column])) * 1e3,
+            throughput_images_per_s=rates[column],
+            notes=(*rows[index].notes, *unpaired, *unrest),
+        )
+        if batch is not None:
+            rows[index] = _with_batch(rows[index], sessions[index], inputs, batch=batch, images=rounds)
+    return rows, float(np.median(timings.preprocess)) * 1e3
+
+
+def _with_batch(row: BenchRow, session: Session, inputs: list[np.ndarray], *, batch: int, images: int) -> BenchRow:
+    filled = np.concatenate([inputs[index % len(inputs)] for index in range(batch)])
+    try:
+        rate = latency.throughput([session.infer], [filled], images=max(images, 2 * batch))[0]
+    except Exception as error:  # most exports have a fixed batch of 1, and runtimes raise classes of their own
+        reason = " ".join(str(error).split())[:200]
+        return replace(row, notes=(*row.notes, f"throughput at batch {batch} unavailable: {reason}"))
+    return replace(row, batch_throughput_images_per_s=rate)
+
+
+def _with_memory(
+    row: BenchRow, *, imgsz: int, device: str, threads: int | None, progress: Callable[[str], None]
+) -> BenchRow:
+    if row.status != "ok":
+        return row
+    progress(f"bench: memory of {row.label}")
+    found = measure_memory(Path(row.path), imgsz=imgsz, device=device, threads=threads)
+    notes = (*row.notes, f"peak memory {found.why}") if found.why else row.notes
+    return replace(row, peak_memory_mb=found.peak_mb, loaded_memory_mb=found.loaded_mb, notes=notes)
+
+
+def _check(candidates: Sequence[Candidate], *, share: float, **numbers: int | None) -> None:
+    if not candidates:
+        raise UsageError("no candidates are given; name at least one file, such as model=best.pt,best.onnx")
+    labels = [candidate.label for candidate in candidates]
+    for label in labels:
+        if labels.count(label) > 1:
+            raise UsageError(f"two candidates are labelled '{label}'; give each a label of its own")
+    least = {"rounds": 3, "warmup": 0, "images": 1, "batch": 1}
+    for name, value in numbers.items():
+        if value is not None and value < least[name]:
+            raise UsageError(f"{name}={value} is too small; give at least {least[name]}")
+    if not 0 <= share <= 1:
+        raise UsageError(f"min_accuracy_share={share} is not a share; give a number from 0 to 1")

@@ -1,0 +1,75 @@
+# Copyright (C) 2026 yolo_compress contributors. SPDX-License-Identifier: AGPL-3.0-or-later
+"""The mean average precision that `yolo val` prints, from the detections that the COCO numbers come from.
+
+Both match alike and read the same precision-recall curves at 101 recalls. COCO takes the mean of the readings. The
+validator of `yolo val` joins curve points by straight lines and integrates the readings by the trapezium rule, which
+weighs the first and the last by half. With p(0) and p(1) the precision at the ends, COCO's value is higher by about
+((p(0) + p(1)) / 2 - AP) / 101, which is up to half a point and most where AP is low.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from yolo_compress.bench.accuracy import Detections, Truth
+
+IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
+RECALLS = np.linspace(0, 1, 101)
+
+
+def yolo_val_map50_95(truth: Truth, detections: Detections) -> float:
+    """Return the mean AP over IoU 0.50 to 0.95 and over the classes that have an object, 0 to 1."""
+    matches = [_match(objects, found) for objects, found in zip(truth.images, detections.images, strict=True)]
+    found = np.concatenate(detections.images)
+    correct = np.concatenate(matches)
+    by_score = np.argsort(-found[:, 4], kind="stable")
+    classes, correct = found[by_score, 5], correct[by_score]
+    objects = np.concatenate([rows[:, 0] for rows in truth.images])
+    values = [_average_precision(correct[classes == cls], int((objects == cls).sum())) for cls in np.unique(objects)]
+    return float(np.mean(values))
+
+
+def _match(objects: np.ndarray, found: np.ndarray) -> np.ndarray:
+    """Return which detections (n,) are correct at each threshold, as (n, 10).
+
+    By falling score, each detection takes the object of its class that it overlaps most among those not yet taken.
+    """
+    correct = np.zeros((len(found), len(IOU_THRESHOLDS)), bool)
+    if not len(found) or not len(objects):
+        return correct
+    overlap = _iou(objects[:, 1:], found[:, :4]) * (objects[:, :1] == found[:, 5])
+    near = (overlap >= IOU_THRESHOLDS[0]).any(axis=0)
+    taken = np.zeros((len(objects), len(IOU_THRESHOLDS)), bool)
+    columns = np.arange(len(IOU_THRESHOLDS))
+    for index in np.argsort(-found[:, 4], kind="stable"):
+        if not near[index]:
+            continue
+        free = np.where(taken, 0, overlap[:, index, None])
+        best = free.argmax(axis=0)
+        correct[index] = free[best, columns] >= IOU_THRESHOLDS
+        taken[best, columns] |= correct[index]
+    return correct
+
+
+def _iou(objects: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """Return the overlap of objects (m, 4) x, y, width, height and boxes (n, 4) x1, y1, x2, y2, as (m, n)."""
+    low, high = objects[:, None, :2], objects[:, None, :2] + objects[:, None, 2:]
+    sides = (np.minimum(high, boxes[:, 2:]) - np.maximum(low, boxes[:, :2])).clip(0)
+    inside = sides.prod(axis=2)
+    areas = objects[:, None, 2:].prod(axis=2) + (boxes[:, 2:] - boxes[:, :2]).prod(axis=1) - inside
+    return inside / (areas + 1e-7)
+
+
+def _average_precision(correct: np.ndarray, objects: int) -> float:
+    """Return the AP of one class from its detections by falling score (n, 10), as the mean over thresholds."""
+    if not len(correct):
+        return 0.0
+    hits = correct.cumsum(axis=0)
+    recall = hits / objects
+    precision = hits / np.arange(1, len(correct) + 1)[:, None]
+    precision = np.maximum.accumulate(precision[::-1])[::-1]
+    values = []
+    for x, y in zip(recall.T, precision.T, strict=True):
+        readings = np.interp(RECALLS, np.concatenate([[0], x, [x[-1], 1]]), np.concatenate([[1], y, [0, 0]]))
+        values.append(float(((readings[1:] + readings[:-1]) / 2).sum() / 100))
+    return float(np.mean(values))
