@@ -1,0 +1,41 @@
+# Copyright (C) 2026 yolo_compress contributors. SPDX-License-Identifier: AGPL-3.0-or-later
+"""The report as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from yolo_compress.report import content
+from yolo_compress.report.content import Table
+
+
+def document(bench: Mapping[str, Any], run: Mapping[str, Any] | None = None) -> str:
+    """Return the whole report; it refers to `pareto.png` beside it."""
+    parts = ["# Compression report", content.summary(bench), table(content.candidates_table(bench))]
+    parts.append("![mAP50-95 against latency](pareto.png)")
+    notes = content.notes(bench, run)
+    if notes:
+        parts += ["## Notes", _items(notes)]
+    stages = content.stages_table(run)
+    if stages:
+        parts += ["## Stages", table(stages)]
+    for stage, layers in content.layer_tables(run):
+        parts += [f"## Layers: {_escape(stage)}", table(layers)]
+    parts += ["## How it was measured", _items(content.method(bench))]
+    parts += ["## Machine and versions", table(content.environment(bench, run))]
+    return "\n\n".join(parts) + "\n"
+
+
+def table(given: Table) -> str:
+    """Return a table, numbers aligned to the right."""
+    rule = ["---" if index in given.words else "---:" for index in range(len(given.header))]
+    return "\n".join("| " + " | ".join(map(_escape, row)) + " |" for row in (given.header, rule, *given.rows))
+
+
+def _items(sentences: list[str]) -> str:
+    return "\n".join(f"* {_escape(sentence)}" for sentence in sentences)
+
+
+def _escape(text: str) -> str:
+    return " ".join(text.replace("|", "\\|").replace("<", "&lt;").split())
