@@ -37,7 +37,7 @@ def tiny_model(family: str = "yolov8n", *, nc: int = 3, seed: int = 0, width: fl
                 (module.running_var, 0.5, 1.5),
             ):
                 tensor.copy_(torch.rand(tensor.shape, generator=generator) * (high - low) + low)
-    model.names = {i: name for i, name in enumerate(("disc", "box", "bar", "ring", "cross")[:nc])}
+    model.names = dict(enumerate(("disc", "box", "bar", "ring", "cross")[:nc]))
     model.task = "detect"
     return model.eval()
 

@@ -1,0 +1,49 @@
+# Copyright (C) 2026 yolo_compress contributors. SPDX-License-Identifier: AGPL-3.0-or-later
+"""The one format of result files: device, versions, date, command, rows and claims."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from yolo_compress.artifacts import atomic_write
+from yolo_compress.bench.machine import describe_machine, package_versions
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def data_folder() -> Path:
+    """Return the folder of real images and weights, or leave with the reason."""
+    folder = os.environ.get("YOLO_COMPRESS_DATA")
+    if not folder or not Path(folder).is_dir():
+        sys.exit("set YOLO_COMPRESS_DATA to the folder that holds coco/ and weights/")
+    return Path(folder)
+
+
+def earlier_rows(name: str) -> list[dict[str, Any]]:
+    """Return the rows that an earlier, perhaps interrupted, call has measured."""
+    file = RESULTS / f"{name}.json"
+    return json.loads(file.read_text(encoding="utf-8"))["rows"] if file.is_file() else []
+
+
+def write(name: str, rows: Sequence[Mapping[str, Any]], claims: Sequence[Mapping[str, Any]], **extra: Any) -> int:
+    """Write results/NAME.json, with what else the experiment records, print its claims; return 1 when one fails."""
+    content = {
+        "device": describe_machine(),
+        "versions": package_versions(),
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "command": shlex.join(["python", "-m", f"benchmarks.{name}", *sys.argv[1:]]),
+        **extra,
+        "rows": list(rows),
+        "claims": list(claims),
+    }
+    atomic_write(RESULTS / f"{name}.json", json.dumps(content, indent=1, default=str) + "\n")
+    for claim in claims:
+        print(f"{claim['id']}: {claim['value']} {claim['unit']} (target {claim['target']}), holds: {claim['holds']}")
+    return int(any(claim["holds"] is False for claim in claims))

@@ -1,0 +1,119 @@
+# Copyright (C) 2026 yolo_compress contributors. SPDX-License-Identifier: AGPL-3.0-or-later
+"""Write the generated blocks of README.md and docs/: `python -m benchmarks.tables`, or with --check only compare.
+
+A block stands between `<!-- begin: NAME -->` and `<!-- end -->`, where NAME is
+
+* `results`: the table of benchmarks/results/spine_run.json, whose rows are those of a bench.json (`BenchRow`), and
+  which has `imgsz`, `images` and `model` beside the keys of every result file;
+* `modes`: the help of the whole command;
+* `help MODE`: the help of a mode;
+* `section NAME`: the options of a recipe section.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from yolo_compress import recipe
+from yolo_compress.artifacts import atomic_write
+from yolo_compress.cli import text
+from yolo_compress.cli.modes import MODES
+from yolo_compress.report import content, markdown
+
+ROOT = Path(__file__).resolve().parents[1]
+SPINE_RUN = ROOT / "benchmarks" / "results" / "spine_run.json"
+COLUMNS = (
+    "Candidate",
+    "Engine",
+    "mAP50-95",
+    "Ratio to first",
+    "Ratio quartiles",
+    "Latency p50 (ms)",
+    "Size (MB)",
+    "Params (M)",
+)
+FILES = ("README.md", "docs/cli.md", "docs/recipes.md")
+BLOCK = re.compile(r"(<!-- begin: (?P<name>[^>]+?) -->\n)(?P<body>.*?)(<!-- end -->)", re.DOTALL)
+PIPE = r"\|"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write the blocks, or with --check return 1 if a file is not what would be written."""
+    check = list(sys.argv[1:] if argv is None else argv) == ["--check"]
+    stale = []
+    for name in FILES:
+        path = ROOT / name
+        before = path.read_text(encoding="utf-8")
+        after = render(before)
+        if after != before:
+            stale.append(name)
+            if not check:
+                atomic_write(path, after)
+    print(f"{'stale' if check else 'written'}: {', '.join(stale) or 'nothing'}")
+    return 1 if check and stale else 0
+
+
+def render(document: str) -> str:
+    """Return Markdown with every block made anew; a block whose data does not exist stays as it is."""
+
+    def block(found: re.Match[str]) -> str:
+        kind, _, argument = found["name"].partition(" ")
+        body = RENDERERS[kind](argument)
+        return found[0] if body is None else f"{found[1]}{body}\n{found[4]}"
+
+    return BLOCK.sub(block, document)
+
+
+def results_table(tree: dict[str, Any]) -> str:
+    """Return the rows of a benchmark as a Markdown table with the circumstances below it."""
+    whole = content.candidates_table(tree)
+    places = [whole.header.index(title) for title in COLUMNS]
+    rows = tuple(tuple(row[place] for place in places) for row in whole.rows)
+    words = frozenset(index for index, place in enumerate(places) if place in whole.words)
+    device = tree["device"]
+    circumstances = (
+        f"{tree['model']} on {tree['images']} images at {tree['imgsz']} px; {device['cpu_model']}, "
+        f"{device['cpus_usable']} cores; Ultralytics {tree['versions']['ultralytics']}; {tree['date'][:10]}. "
+        f"Ratios are of paired rounds, to the first row. Made by `{tree['command']}`."
+    )
+    return f"{markdown.table(content.Table(COLUMNS, rows, words))}\n\n{circumstances}"
+
+
+def _results(_: str) -> str | None:
+    if not SPINE_RUN.is_file():
+        return None
+    return results_table(json.loads(SPINE_RUN.read_text(encoding="utf-8")))
+
+
+def _modes(_: str) -> str:
+    return f"```\n{text.overview()}\n```"
+
+
+def _help(mode: str) -> str:
+    return f"```\n{text.mode_help(MODES[mode])}\n```"
+
+
+def _section(name: str) -> str:
+    flags = {(flag.section, flag.field): flag.name for flag in recipe.flags().values()}
+    rows = [("Option", "Flag", "Type", "Default", "Meaning"), ("---",) * 5]
+    for option in recipe.section_options(name):
+        flag = flags.get((name, option.field))
+        kind = option.type.replace("|", f" {PIPE} ")
+        rows.append((f"`{option.field}`", f"`{flag}`" if flag else "-", kind, text.show(option.default), option.help))
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+RENDERERS: dict[str, Callable[[str], str | None]] = {
+    "results": _results,
+    "modes": _modes,
+    "help": _help,
+    "section": _section,
+}
+
+if __name__ == "__main__":
+    raise SystemExit(main())
