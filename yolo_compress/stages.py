@@ -13,6 +13,7 @@ from yolo_compress.artifacts import size_bytes
 from yolo_compress.bench import Candidate, run_bench
 from yolo_compress.bench.accuracy import detect, evaluate
 from yolo_compress.bench.run import evenly
+from yolo_compress.calibrate import choose, write_manifest
 from yolo_compress.engines import engine_for, get_engine
 from yolo_compress.errors import CompressError, UsageError
 from yolo_compress.host import checkpoint
@@ -212,10 +213,12 @@ def quantize_checkpoint(source: Path, folder: Path, context: Context, section: Q
         floating = export_onnx(source, folder / "float.onnx", imgsz=context.imgsz)
     elif source.suffix != ".onnx":
         raise UsageError(f"'{source}' cannot be quantized; give a checkpoint (.pt) or a float .onnx")
+    chosen = choose(context.data, section.images)
+    write_manifest(chosen, folder / "calibration.json")
     result = quantize_onnx(
         floating,
         folder / "int8.onnx",
-        images=sample(context.data.train, section.images, seed=0),
+        images=chosen.images,
         imgsz=context.imgsz,
         target=section.target,
         range=section.range,
@@ -223,7 +226,8 @@ def quantize_checkpoint(source: Path, folder: Path, context: Context, section: Q
         progress=context.progress,
     )
     tables = {"quantize": [asdict(row) for row in result.layers]}
-    return StageResult({"float_onnx": floating, "qdq": result.path}, {}, tuple(result.notes), tables)
+    outputs = {"float_onnx": floating, "qdq": result.path, "calibration": folder / "calibration.json"}
+    return StageResult(outputs, {"calibration_images": len(chosen.images)}, tuple(result.notes), tables)
 
 
 def native_export(context: Context, name: str, folder: Path) -> Path:
