@@ -27,11 +27,3 @@ def require_bf16() -> None:
             f"amp=bf16 needs a CPU with bfloat16 units (AVX512-BF16 or AMX) and {name} has none, so it would run "
             "slower than float32; leave amp out and keep fast_cpu=true"
         )
-
-
-def has_vnni() -> bool:
-    """Tell whether this CPU adds 8-bit products in 32 bits; x86 without it adds pairs in 16 bits, which saturates."""
-    found = torch.cpu.get_capabilities()
-    if found.get("architecture") != "x86_64":
-        return True  # Arm's dot product instructions accumulate in 32 bits
-    return any(found.get(name) for name in ("avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8"))

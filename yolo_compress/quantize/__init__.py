@@ -1,0 +1,186 @@
+# Copyright (C) 2026 yolo_compress contributors. SPDX-License-Identifier: AGPL-3.0-or-later
+"""Quantization without training: a float ONNX becomes one Q/DQ ONNX in the form that a runtime wants."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from yolo_compress.artifacts import atomic_write
+from yolo_compress.errors import DataError, UnsupportedModel, UsageError, require
+from yolo_compress.quantize.affine import Affine
+from yolo_compress.quantize.calibration import observe
+from yolo_compress.quantize.graph import insert, source_tensor
+from yolo_compress.quantize.placement import Group, Placement, Wiring, place
+from yolo_compress.quantize.ranges import FUNCTIONS, RANGES, Form, Histogram, relative_error
+from yolo_compress.quantize.scheme import SCHEMES, Scheme
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ("RANGES", "SCHEMES", "LayerRow", "QuantizeResult", "quantize_onnx")
+
+FEW_IMAGES = 100  # below this, ranges depend visibly on which images were drawn
+Entry = TypeVar("Entry")
+QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "ConvInteger")
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """What became of one convolution.
+
+    Attributes:
+        name: Module name, such as model.2.cv1.
+        precision: `int8` or `fp32`.
+        weight: Form of the weight.
+        activation: Range of its input that codes stand for, None in float.
+        method: How that range was chosen.
+        error: Energy of its input's quantization error as a share of the input's energy, None in float.
+        why: What keeps it in float, empty where it is quantized.
+    """
+
+    name: str
+    precision: str
+    weight: str
+    activation: tuple[float, float] | None
+    method: str
+    error: float | None
+    why: str
+
+
+@dataclass(frozen=True)
+class QuantizeResult:
+    """A Q/DQ ONNX and how it came about; `images` counts the calibration images."""
+
+    path: Path
+    layers: tuple[LayerRow, ...]
+    notes: tuple[str, ...]
+    images: int
+
+
+def quantize_onnx(
+    source: Path,
+    out: Path,
+    *,
+    images: Sequence[Path],
+    imgsz: int,
+    target: str = "openvino",
+    range: str = "mse",
+    keep: Sequence[str] = (),
+    avoid_overflow: bool | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> QuantizeResult:
+    """Quantize a float ONNX to INT8 and write it with the metadata that it had.
+
+    Args:
+        source: A detector exported by Ultralytics, float32, BatchNorm folded.
+        out: The Q/DQ ONNX to write.
+        images: Calibration images; they must not be the ones that accuracy is measured on.
+        imgsz: Side of the square input in pixels.
+        target: Runtime whose scheme is followed; see `SCHEMES`.
+        range: How activation ranges are chosen; see `RANGES`.
+        keep: Layers left in float, by module name or prefix.
+        avoid_overflow: Scale weights so that CPUs without VNNI cannot saturate; the scheme decides when not given, not
+            the CPU that quantizes, since files travel.
+        progress: Takes a line now and then.
+
+    Raises:
+        UsageError: Unknown target, range or layer to keep, another image size, or a model that is quantized already.
+        DataError: No images, an unreadable one, or no such model.
+        UnsupportedModel: Not a float detector of Ultralytics, or activations that are not finite.
+        OutputError: `out` cannot be written.
+    """
+    source, out = Path(source), Path(out)
+    scheme = _entry(SCHEMES, "target", target)
+    method = _entry(RANGES, "range", range)
+    model = _read(source)
+    placement = place(model.graph, scheme, keep=keep)
+    seen = observe(model, placement.groups, images, imgsz=imgsz, progress=progress)
+    form = Form(scheme.signed, scheme.symmetric)
+    quantizers = {
+        group: form.quantizer(*(group.fixed or method.choose(histogram, form, FUNCTIONS.get(group.through))))
+        for group, histogram in seen.items()
+    }
+    safe = scheme.avoid_overflow if avoid_overflow is None else avoid_overflow
+    result = insert(model, placement, quantizers, avoid_overflow=safe, int32_bias=scheme.int32_bias)
+    facts = {"target": target, "range": range, "images": len(images), "keep": list(keep), "avoid_overflow": safe}
+    entry = result.metadata_props.add()
+    entry.key, entry.value = "yolo_compress", json.dumps(facts)
+    atomic_write(out, result.SerializeToString())
+    rows = _rows(model, placement, quantizers, seen, method.name, safe)
+    return QuantizeResult(out, rows, tuple(_notes(len(images), rows, scheme, safe)), len(images))
+
+
+def _entry(registry: Mapping[str, Entry], key: str, name: str) -> Entry:
+    if name not in registry:
+        close = difflib.get_close_matches(name, registry, n=1)
+        hint = f"did you mean {key}={close[0]}?" if close else f"choose from {', '.join(registry)}"
+        raise UsageError(f"{key}={name} is not known; {hint}")
+    return registry[name]
+
+
+def _read(path: Path) -> onnx.ModelProto:
+    onnx = require("onnx", extra="onnx", purpose="quantization")
+    if not path.is_file():
+        raise DataError(f"'{path}' does not exist; export one with: yolo export format=onnx")
+    try:
+        model = onnx.load(str(path))
+        onnx.checker.check_model(model)
+    except Exception as error:  # protobuf and the checker have hierarchies of their own
+        reason = " ".join(str(error).split())[:200]
+        raise DataError(f"'{path}' is not a readable ONNX file ({reason}); export it again") from error
+    kinds = {node.op_type for node in model.graph.node}
+    task = next((item.value for item in model.metadata_props if item.key == "task"), None)
+    opset = next((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), 0)
+    if found := sorted(kinds.intersection(QUANTIZED)):
+        raise UsageError(
+            f"'{path}' is quantized already (it has {found[0]} nodes); give the float ONNX or the checkpoint"
+        )
+    if task != "detect":
+        raise UnsupportedModel(
+            f"'{path}' says task={task} in its metadata; give a detector from: yolo export format=onnx"
+        )
+    if model.graph.input[0].type.tensor_type.elem_type != onnx.TensorProto.FLOAT:
+        raise UnsupportedModel(f"'{path}' does not take float32 images; export it without quantize=16")
+    if "BatchNormalization" in kinds:
+        raise UnsupportedModel(f"'{path}' has unfolded BatchNorm layers; export it with: yolo export format=onnx")
+    if opset < 13:
+        raise UnsupportedModel(f"'{path}' uses opset {opset}, before weights had a scale per channel; export opset=17")
+    return model
+
+
+def _rows(
+    model: onnx.ModelProto,
+    placement: Placement,
+    quantizers: Mapping[Group, Affine],
+    seen: Mapping[Group, Histogram],
+    method: str,
+    safe: bool,
+) -> tuple[LayerRow, ...]:
+    wiring = Wiring(model.graph)
+    groups = {name: group for group in quantizers for name in group.tensors}
+    weight = "int8 symmetric per channel, paired sums within 127" if safe else "int8 symmetric per channel"
+    rows = []
+    for layer in placement.layers:
+        if layer.why:
+            rows.append(LayerRow(layer.name, "fp32", "fp32", None, "", None, layer.why))
+            continue
+        group = groups[source_tensor(wiring, wiring.nodes[layer.node].input[0], groups)]
+        error = relative_error(seen[group], quantizers[group])
+        used = "fixed" if group.fixed else method
+        rows.append(LayerRow(layer.name, "int8", weight, quantizers[group].limits, used, error, ""))
+    return tuple(rows)
+
+
+def _notes(images: int, rows: Sequence[LayerRow], scheme: Scheme, safe: bool) -> list[str]:
+    floating = sum(row.precision == "fp32" for row in rows)
+    notes = [f"{len(rows) - floating} of {len(rows)} convolutions are int8, {floating} stay in float"]
+    if images < FEW_IMAGES:
+        notes.append(f"ranges come from {images} images; from {FEW_IMAGES} on they hardly depend on which ones")
+    if scheme.avoid_overflow and not safe:
+        notes.append("weights use all codes: on x86 CPUs without VNNI, sums saturate and accuracy is lost")
+    return notes

@@ -1,0 +1,107 @@
+# Copyright (C) 2026 yolo_compress contributors. SPDX-License-Identifier: AGPL-3.0-or-later
+"""What activations look like on calibration images: the float model runs, and histograms are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from yolo_compress.errors import DataError, EngineError, UnsupportedModel, UsageError, require
+from yolo_compress.host.data import image_batches
+from yolo_compress.quantize.placement import Group
+from yolo_compress.quantize.ranges import Histogram
+
+if TYPE_CHECKING:
+    import onnx
+
+
+def observe(
+    model: onnx.ModelProto,
+    groups: Sequence[Group],
+    images: Sequence[Path],
+    *,
+    imgsz: int,
+    progress: Callable[[str], None] | None = None,
+) -> dict[Group, Histogram]:
+    """Run a float model over images and return what each group of tensors held.
+
+    The first pass finds the limits, the second fills histograms between them, so memory does not grow with the images.
+
+    Raises:
+        DataError: There are no images, or one cannot be read.
+        UnsupportedModel: An activation is not finite.
+        UsageError: The model was exported for another image size.
+        EngineError: ONNX Runtime cannot run the model.
+    """
+    if not images:
+        raise DataError("the calibration set is empty; give data=FILE.yaml with training images")
+    runner = _Runner(model, [name for group in groups for name in group.observed], imgsz)
+    limits = dict.fromkeys(groups, (np.inf, -np.inf))
+    for values in runner.run(images, "looking for ranges", progress):
+        for group in groups:
+            for name in group.observed:
+                limits[group] = _widened(limits[group], name, values[name])
+    seen = {group: Histogram(*limits[group]) for group in groups}
+    for values in runner.run(images, "filling histograms", progress):
+        for group, histogram in seen.items():
+            for name in group.observed:
+                histogram.add(values[name])
+    return seen
+
+
+def _widened(limits: tuple[float, float], name: str, values: np.ndarray) -> tuple[float, float]:
+    low, high = float(values.min()), float(values.max())
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise UnsupportedModel(
+            f"activation '{name}' is not finite on a calibration image; the weights are damaged or training diverged: "
+            "quantize a checkpoint whose validation works"
+        )
+    return min(limits[0], low), max(limits[1], high)
+
+
+class _Runner:
+    """The float model with intermediate tensors as extra outputs."""
+
+    def __init__(self, model: onnx.ModelProto, tensors: Sequence[str], imgsz: int) -> None:
+        onnx = require("onnx", extra="onnx", purpose="quantization")
+        runtime = require("onnxruntime", extra="onnx", purpose="calibration")
+        self.imgsz = imgsz
+        self.input = model.graph.input[0].name
+        shape = [axis.dim_value for axis in model.graph.input[0].type.tensor_type.shape.dim]  # 0 where it is free
+        if shape[2:] != [imgsz, imgsz] and any(shape[2:]):
+            height, width = shape[2:]
+            raise UsageError(
+                f"the ONNX takes {width}x{height} images and imgsz={imgsz} was asked for; give imgsz={width}"
+            )
+        self.batch = shape[0] or 1  # one at a time where that is free, since every activation is held at once
+        watched = onnx.ModelProto()
+        watched.CopyFrom(model)
+        del watched.graph.output[:]
+        self.tensors = [name for name in tensors if name != self.input]
+        watched.graph.output.extend(
+            onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in self.tensors
+        )
+        options = runtime.SessionOptions()
+        options.log_severity_level = 3
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # waiting threads leave the CPU to us
+        try:
+            self.session = runtime.InferenceSession(
+                watched.SerializeToString(), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # ONNX Runtime raises its own unrelated classes
+            raise EngineError(f"ONNX Runtime cannot run the model for calibration: {error}") from error
+
+    def run(
+        self, images: Sequence[Path], what: str, progress: Callable[[str], None] | None
+    ) -> Iterator[dict[str, np.ndarray]]:
+        done, told = 0, 0
+        for batch in image_batches(images, self.imgsz, batch=self.batch):
+            full = np.concatenate([batch, np.repeat(batch[-1:], self.batch - len(batch), axis=0)])  # a fixed batch size
+            yield {self.input: full, **dict(zip(self.tensors, self.session.run(None, {self.input: full}), strict=True))}
+            done += len(batch)
+            if progress and done * 4 // len(images) > told:
+                told = done * 4 // len(images)
+                progress(f"{what}: {done} of {len(images)} images")
