@@ -43,21 +43,21 @@ class Importance:
 
 
 def l2(model: nn.Module, graph: ChannelGraph, batches: Batches | None, progress: Progress) -> FloatArray:
-    """Score by the norm of all filters that make a channel, as they act: with BatchNorm folded in.
+    """Score by the norm of all filters that make a channel.
 
-    For channel c made by the coupled filters w_i of shape (in, k, k), each followed by a BatchNorm with weight g_i and
-    running variance v_i, the score is sqrt(sum_i |w_i|^2 g_i^2 / (v_i + eps)); without a BatchNorm the factor is 1.
-    Group form of Li et al., "Pruning Filters for Efficient ConvNets", 2017.
+    For channel c made by the coupled filters w_i of shape (in, k, k), the score is sqrt(sum_i |w_i|^2). Group form of
+    Li et al., "Pruning Filters for Efficient ConvNets", 2017.
+
+    BatchNorm is left out on purpose. Its running variance has the filter's scale in it already, so that folding it in
+    cancels what the norm says and ranks channels that hardly vary first; weight decay acts on the filters, not on
+    BatchNorm, and what it let shrink is what training could spare.
     """
     squares = np.zeros(graph.channels)
     modules = dict(model.named_modules())
     with torch.no_grad():
         for conv in graph.convolutions:
-            norms = modules[conv.name].weight.double().square().flatten(1).sum(1)
-            bn = modules[conv.norm] if conv.norm is not None else None
-            if bn is not None and bn.affine:
-                norms = norms * bn.weight.double().square() / (bn.running_var.double() + bn.eps)
-            np.add.at(squares, conv.outputs, norms.cpu().numpy())
+            norms = modules[conv.name].weight.cpu().double().square().flatten(1).sum(1)
+            np.add.at(squares, conv.outputs, norms.numpy())
     return np.sqrt(squares)
 
 
@@ -92,7 +92,7 @@ def taylor(model: nn.Module, graph: ChannelGraph, batches: Batches | None, progr
         per_image = np.zeros((len(batch["img"]), graph.channels))
         for channels, gradient in zip(places.values(), gradients, strict=True):
             if gradient is not None:
-                np.add.at(per_image.T, channels, gradient.flatten(1).double().cpu().numpy().T)
+                np.add.at(per_image.T, channels, gradient.flatten(1).cpu().double().numpy().T)
         scores += np.square(per_image).sum(0)
         images += len(batch["img"])
         progress(f"prune: importance on {images} images")
@@ -138,6 +138,6 @@ IMPORTANCES: dict[str, Importance] = {
     entry.name: entry
     for entry in (
         Importance("taylor", "squared first-order change of the training loss, on labelled images", True, taylor),
-        Importance("l2", "norm of the filters with BatchNorm folded in; needs no images", False, l2),
+        Importance("l2", "norm of the filters that make a channel; needs no images", False, l2),
     )
 }
