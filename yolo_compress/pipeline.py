@@ -8,7 +8,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -160,7 +160,7 @@ def _go_on(run_dir: Path, record: dict[str, Any], progress: Progress) -> RunResu
         progress(f"stage {number}/{len(stages)}: {name}")
         began = time.perf_counter()
         try:
-            result = stage(context, _files(run_dir, record), folder)
+            result = stage(replace(context, measured=_float_accuracies(record)), _files(run_dir, record), folder)
         except KeyboardInterrupt as error:
             hint = f"interrupted in stage {name}; go on with: yolo-compress run resume={run_dir}"
             raise KeyboardInterrupt(hint) from error
@@ -264,6 +264,12 @@ def _files(run_dir: Path, record: Mapping[str, Any]) -> dict[str, Path]:
     for stage in record["stages"]:
         found |= {name: run_dir / kept["path"] for name, kept in stage["outputs"].items()}
     return found
+
+
+def _float_accuracies(record: Mapping[str, Any]) -> tuple[float, ...]:
+    """Return the accuracies of the checkpoints that stages made and kept, in order."""
+    made = [stage["metrics"] for stage in record["stages"] if "checkpoint" in stage["outputs"]]
+    return tuple(metrics["map50_95"] for metrics in made if metrics.get("map50_95") is not None)
 
 
 def _new_folder(project: Path, name: str) -> Path:

@@ -17,6 +17,7 @@ from yolo_compress.calibrate import choose, write_manifest
 from yolo_compress.engines import engine_for, get_engine
 from yolo_compress.errors import CompressError, UsageError
 from yolo_compress.host import checkpoint
+from yolo_compress.host.cpu import use_all_cores
 from yolo_compress.host.data import DataSpec, image_batches, labelled_batches, read_data, sample
 from yolo_compress.host.export import export_native, export_onnx
 from yolo_compress.prune import prune
@@ -45,6 +46,7 @@ class Context:
     device: str
     run_dir: Path
     progress: Callable[[str], None]
+    measured: tuple[float, ...] = ()  # mAP50-95 of the float checkpoints of earlier stages, as shares
 
 
 @dataclass(frozen=True)
@@ -153,7 +155,11 @@ def bench_stage(context: Context, files: Files, folder: Path) -> StageResult:
     assert bench is not None
     natives = [Candidate(name, files[name], "native", "given") for name in dict.fromkeys(bench.candidates)]
     engines = [name for name in files if name.partition(":")[0] != "native" and ":" in name]
-    ours = [Candidate(f"ours:{name}", files[name], "yolo_compress", "compressed") for name in engines]
+    floating = context.measured[-1] if context.measured else None  # what a broken INT8 engine is told by
+    ours = [
+        Candidate(f"ours:{name}", files[name], "yolo_compress", "compressed", float_map50_95=floating)
+        for name in engines
+    ]
     result = run_bench(
         [*natives, *ours] or [Candidate("checkpoint", files["checkpoint"], "yolo_compress", "compressed")],
         context.data,
@@ -186,6 +192,7 @@ def prune_checkpoint(source: Path, out: Path, context: Context, section: PruneSe
     Raises:
         UsageError: The target cannot be met, or a layer to keep does not exist.
     """
+    use_all_cores()
     model = checkpoint.load_model(source)
     images = sample(context.data.train, section.images, seed=0)
     result = prune(

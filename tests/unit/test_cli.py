@@ -187,16 +187,16 @@ def test_the_environment_is_left_alone_for_yolo_and_forbids_installing_for_us(ap
     assert os.environ["YOLO_AUTOINSTALL"] == "true"
 
 
-def test_a_run_that_is_resumed_without_flags_may_be_one_of_ours(yolo, monkeypatch):
+def test_training_without_flags_keeps_a_pruned_model_and_the_rest_is_left_alone(yolo, monkeypatch):
     enabled = []
     monkeypatch.setattr("yolo_compress.cli.enable", lambda: enabled.append(True))
-    assert run("train model=last.pt epochs=3") == 0
+    assert run("predict model=last.pt") == 0
     assert not enabled
-    assert run("train model=last.pt resume=True") == 0
+    assert run("train model=pruned.pt epochs=3") == 0
     assert run("train resume model=last.pt") == 0
     assert len(enabled) == 2
     assert [args for _, args, _ in yolo.made][1:] == [
-        (["train", "model=last.pt", "resume=True"],),
+        (["train", "model=pruned.pt", "epochs=3"],),
         (["train", "resume", "model=last.pt"],),
     ]
 

@@ -19,13 +19,14 @@ TIMEOUT_S = 600
 class Memory:
     """Megabytes (2^20 bytes) of a process: with Python alone, with the artifact loaded, and the most it ever held.
 
-    All are None where `why` says what is in the way.
+    All are None where `why` says what is in the way; `note` says what else the process had to load.
     """
 
     baseline_mb: float | None
     loaded_mb: float | None
     peak_mb: float | None
     why: str = ""
+    note: str = ""
 
 
 def measure_memory(path: Path, *, imgsz: int, device: str = "cpu", threads: int | None = None) -> Memory:
@@ -85,14 +86,17 @@ def _main(path: str, imgsz: str, device: str, threads: str) -> None:
 
     from yolo_compress.engines import engine_for
 
-    session = engine_for(Path(path)).load(Path(path), device=device, threads=int(threads) or None)
+    engine = engine_for(Path(path))
+    session = engine.load(Path(path), device=device, threads=int(threads) or None)
     loaded = resident_mb()
     image = np.zeros((1, 3, int(imgsz), int(imgsz)), np.float32)
     for _ in range(INFERENCES):
         session.infer(image)
     peak = peak_mb()
     session.close()
-    print(json.dumps({"baseline_mb": baseline, "loaded_mb": loaded, "peak_mb": peak, "why": ""}))
+    burdened = engine.name != "pytorch" and "torch" in sys.modules
+    note = f"includes torch, which {engine.name} itself does not need" if burdened else ""
+    print(json.dumps({"baseline_mb": baseline, "loaded_mb": loaded, "peak_mb": peak, "note": note}))
 
 
 if __name__ == "__main__":

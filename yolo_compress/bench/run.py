@@ -275,7 +275,8 @@ def _with_memory(
         return row
     progress(f"bench: memory of {row.label}")
     found = measure_memory(Path(row.path), imgsz=imgsz, device=device, threads=threads)
-    notes = (*row.notes, f"peak memory {found.why}") if found.why else row.notes
+    told = found.why or found.note
+    notes = (*row.notes, f"peak memory {told}") if told else row.notes
     return replace(row, peak_memory_mb=found.peak_mb, loaded_memory_mb=found.loaded_mb, notes=notes)
 
 

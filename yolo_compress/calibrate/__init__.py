@@ -73,7 +73,9 @@ def read_manifest(path: Path) -> CalibrationSet:
         raise DataError(f"'{path}' is not a calibration manifest ({error}); choose the images again") from error
     for image, digest in entries:
         if _hash(image) != digest:
-            raise DataError(f"image '{image}' is not the one that '{path}' chose; put it back, or choose the images again")
+            raise DataError(
+                f"image '{image}' is not the one that '{path}' chose; put it back, or choose the images again"
+            )
     return CalibrationSet(tuple(image for image, _ in entries), tuple(digest for _, digest in entries), seed)
 
 

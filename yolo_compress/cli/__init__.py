@@ -48,11 +48,7 @@ def _dispatch(args: list[str]) -> None:
     elif args[0] in MODES and any(arg in HELP for arg in args[1:]):
         print(text.mode_help(MODES[args[0]]))
     elif flags.is_training(args) and not flags.names_our_keys(args):
-        if flags.names_resume(
-            args
-        ):  # the run may be one of ours, which its checkpoint says and stock cannot go on with
-            enable()
-        _run_yolo(args)
+        _run_yolo(args, keep_pruned=True)
     elif flags.is_training(args) or args[0] in MODES:
         # Ultralytics reads it when it is imported, and would otherwise run pip for a package that an export lacks.
         os.environ.setdefault("YOLO_AUTOINSTALL", "false")
@@ -63,9 +59,11 @@ def _dispatch(args: list[str]) -> None:
         _run_yolo(args)
 
 
-def _run_yolo(args: list[str]) -> None:
+def _run_yolo(args: list[str], *, keep_pruned: bool = False) -> None:
     from yolo_compress.host.cli import run_yolo  # imports Ultralytics, which takes seconds
 
+    if keep_pruned:  # the model, or the run to be resumed, may be one of ours, which only its checkpoint says
+        enable()
     try:
         run_yolo(args)
     except SyntaxError as error:  # what `yolo` raises for a word that it does not know

@@ -28,11 +28,6 @@ def names_our_keys(args: Sequence[str]) -> bool:
     return not our_keys().keys().isdisjoint(_names(args))
 
 
-def names_resume(args: Sequence[str]) -> bool:
-    """Tell whether a training run is to be continued."""
-    return "resume" in _names(args)
-
-
 def train_keys() -> dict[str, Any]:
     """Return every key of train."""
     from yolo_compress.host.cli import native_keys

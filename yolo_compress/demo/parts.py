@@ -56,7 +56,14 @@ def gear(rng: np.random.Generator) -> Outline:
 def bracket(rng: np.random.Generator) -> Outline:
     """Draw an angle bracket: two legs and a screw hole in each."""
     leg, reach = rng.uniform(0.62, 0.74), rng.uniform(0.8, 1.0)
-    outline = [(-0.9, -0.9), (0.9, -0.9), (0.9, -0.9 + leg), (-0.9 + leg, -0.9 + leg), (-0.9 + leg, reach), (-0.9, reach)]
+    outline = [
+        (-0.9, -0.9),
+        (0.9, -0.9),
+        (0.9, -0.9 + leg),
+        (-0.9 + leg, -0.9 + leg),
+        (-0.9 + leg, reach),
+        (-0.9, reach),
+    ]
     holes = [_circle(leg * 0.22) + np.array(centre) for centre in ((0.55, -0.9 + leg / 2), (-0.9 + leg / 2, 0.5))]
     return Outline((_points(outline), *holes), (_points([(-0.9, -0.9), (-0.9 + leg, -0.9 + leg)]),))
 

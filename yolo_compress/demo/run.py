@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable
@@ -115,8 +114,6 @@ def train_model(model: DemoModel, data: Path, folder: Path, *, seed: int, progre
 
 
 def _train(model: DemoModel, inputs: dict[str, Any], data: Path, folder: Path) -> tuple[Path, float]:
-    import torch
-
     from yolo_compress.host.trainer import CompressTrainer
     from yolo_compress.host.ultralytics import YOLO
     from yolo_compress.train import plan_for
@@ -125,8 +122,6 @@ def _train(model: DemoModel, inputs: dict[str, Any], data: Path, folder: Path) -
     atomic_write(architecture, inputs["architecture"])
     place = {"data": str(data), "project": str(folder), "name": model.name, "exist_ok": True, "device": "cpu"}
     plan, settings = plan_for({**inputs["training"], **place, "fast_cpu": True})
-    # Ultralytics leaves torch a single thread when it is imported first, whatever the machine has
-    torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     metrics = YOLO(str(architecture)).train(trainer=CompressTrainer.bound(plan), **settings)
     return folder / model.name / "weights" / "last.pt", float(metrics.box.map)
 

@@ -14,8 +14,6 @@ import numpy as np
 from yolo_compress.artifacts import EngineFile, atomic_path, sha256_path, size_bytes
 from yolo_compress.engines.source import check_cpu, check_file, check_precision, onnx_source
 from yolo_compress.errors import EngineError, MissingDependency, require
-from yolo_compress.host.cpu import bf16_units
-from yolo_compress.host.export import onnx_metadata, write_openvino_metadata
 
 PURPOSE = "OpenVINO engines"
 SUFFIX = "_openvino_model"
@@ -39,6 +37,9 @@ class OpenVino:
 
     def build(self, source: Path, out_dir: Path, *, precision: str, imgsz: int) -> EngineFile:
         """Convert a graph; fp16 compresses the weights, bf16 is a request that `load` makes of the runtime."""
+        # here, so that a process that only runs an artifact never loads torch
+        from yolo_compress.host.export import onnx_metadata, write_openvino_metadata
+
         check_precision(self.name, precision, self.precisions)
         ov = require("openvino", extra="openvino", purpose=PURPOSE)
         graph = onnx_source(source, out_dir, precision=precision, imgsz=imgsz)
@@ -56,7 +57,7 @@ class OpenVino:
             ov.save_model(model, str(temporary / f"{source.stem}.xml"), compress_to_fp16=precision == "fp16")
             sidecar = {key: ast.literal_eval(v) if key in LITERALS else v for key, v in metadata.items()}
             write_openvino_metadata(temporary, sidecar)
-        notes = (NO_BF16,) if precision == "bf16" and not bf16_units() else ()
+        notes = (NO_BF16,) if precision == "bf16" and not _has_bf16() else ()
         return EngineFile(out, self.name, precision, imgsz, size_bytes(out), sha256_path(out), notes)
 
     def load(self, path: Path, *, device: str = "cpu", threads: int | None = None) -> OpenVinoSession:
@@ -87,7 +88,7 @@ class OpenVinoSession:
             settings: dict[str, Any] = {
                 "PERFORMANCE_HINT": "LATENCY",
                 "NUM_STREAMS": "1",
-                "INFERENCE_PRECISION_HINT": "bf16" if wanted == "bf16" and bf16_units() else "f32",
+                "INFERENCE_PRECISION_HINT": "bf16" if wanted == "bf16" and _has_bf16() else "f32",
             }
             if threads is not None:
                 settings["INFERENCE_NUM_THREADS"] = threads
@@ -117,7 +118,7 @@ class OpenVinoSession:
             "device": "cpu",
             "threads": self.threads or os.cpu_count(),
             "convolutions": dict(self.executed),
-            "notes": [NO_BF16] if self.wanted == "bf16" and not bf16_units() else [],
+            "notes": [NO_BF16] if self.wanted == "bf16" and not _has_bf16() else [],
         }
 
     def close(self) -> None:
@@ -131,3 +132,9 @@ class OpenVinoSession:
             if "layerType" in info and "Convolution" in info["layerType"].astype(str):
                 found[info["runtimePrecision"].astype(str).lower()] += 1
         return found
+
+
+def _has_bf16() -> bool:
+    from yolo_compress.host.cpu import bf16_units  # torch, which every other precision does without
+
+    return bool(bf16_units())

@@ -14,7 +14,7 @@ from yolo_compress.artifacts import EngineFile, atomic_path, sha256_path, size_b
 from yolo_compress.engines.source import check_file, check_precision
 from yolo_compress.errors import UsageError
 from yolo_compress.host.checkpoint import facts, load_model, save_model, set_facts
-from yolo_compress.host.cpu import bf16_units
+from yolo_compress.host.cpu import bf16_units, usable_cores
 
 PRECISION_FACT = "inference_precision"
 
@@ -62,14 +62,14 @@ class PyTorchSession:
             raise UsageError(f"device={device} cannot be used ({error}); give device=cpu") from error
         self.model: torch.nn.Module | None = model
         self.precision = facts(model).get(PRECISION_FACT, "fp32")
-        self.threads = threads
+        self.threads = threads or usable_cores()
 
     def infer(self, images: np.ndarray) -> np.ndarray:
         """Run the model; see `Session.infer`."""
         if self.model is None:
             raise RuntimeError("the session is closed")
         before = torch.get_num_threads()
-        if self.threads is not None and self.threads != before:
+        if self.threads != before:
             torch.set_num_threads(self.threads)
         try:
             bf16 = self.precision == "bf16"
@@ -78,7 +78,7 @@ class PyTorchSession:
             raw = output[0] if isinstance(output, tuple) else output
             return raw.float().cpu().numpy()
         finally:
-            if self.threads is not None and self.threads != before:
+            if self.threads != before:
                 torch.set_num_threads(before)
 
     def describe(self) -> dict[str, Any]:
@@ -89,7 +89,7 @@ class PyTorchSession:
             "precision": self.precision,
             "version": torch.__version__,
             "device": str(self.device),
-            "threads": self.threads or torch.get_num_threads(),
+            "threads": self.threads,
             "notes": ["bf16 is emulated: this CPU has no bfloat16 units"] if emulated else [],
         }
 

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from yolo_compress.errors import DataError, EngineError, UsageError, require
-from yolo_compress.host.export import export_onnx
 
 
 def check_precision(engine: str, precision: str, known: Sequence[str]) -> None:
@@ -55,6 +54,8 @@ def onnx_source(source: Path, scratch: Path, *, precision: str, imgsz: int) -> P
             raise UsageError(
                 f"an int8 engine needs a quantized graph; run: yolo-compress quantize model={source} data=..."
             )
+        from yolo_compress.host.export import export_onnx  # torch, which a session does not need
+
         return export_onnx(source, scratch / f"{source.stem}.onnx", imgsz=imgsz)
     check_file(source, ".onnx")
     quantized = is_quantized(source)

@@ -3,9 +3,21 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 
 from yolo_compress.errors import UsageError
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def use_all_cores() -> None:
+    """Let torch compute on every core that this process may use; importing Ultralytics first leaves it only one."""
+    torch.set_num_threads(usable_cores())
 
 
 def bf16_units() -> tuple[str, ...]:

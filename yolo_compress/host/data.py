@@ -87,7 +87,7 @@ def read_image(path: Path) -> np.ndarray:
     return image
 
 
-def letterbox(image: np.ndarray, imgsz: int) -> tuple[np.ndarray, float, tuple[int, int]]:
+def letterbox(image: np.ndarray, imgsz: int) -> tuple[np.ndarray, tuple[float, float], tuple[int, int]]:
     """Resize and pad an image to a square, as the validator does with `rect=False`.
 
     Args:
@@ -95,7 +95,8 @@ def letterbox(image: np.ndarray, imgsz: int) -> tuple[np.ndarray, float, tuple[i
         imgsz: Side of the square in pixels.
 
     Returns:
-        The image as (3, imgsz, imgsz) RGB bytes, its scale, and the (left, top) padding in pixels.
+        The image as (3, imgsz, imgsz) RGB bytes, its scale in x and in y, which differ since both sides are rounded to
+        whole pixels, and the (left, top) padding in pixels.
     """
     height, width = image.shape[:2]
     scale = imgsz / max(height, width)
@@ -106,7 +107,7 @@ def letterbox(image: np.ndarray, imgsz: int) -> tuple[np.ndarray, float, tuple[i
     params = frame.get_params({"img": image})
     padded = frame(image=image)
     chw = np.ascontiguousarray(padded[..., ::-1].transpose(2, 0, 1))
-    return chw, image.shape[0] / height, (params["left"], params["top"])
+    return chw, (image.shape[1] / width, image.shape[0] / height), (params["left"], params["top"])
 
 
 def image_batches(images: Sequence[Path], imgsz: int, *, batch: int = 8) -> Iterator[np.ndarray]:
@@ -146,7 +147,7 @@ def labelled_batches(
             image = read_image(path)
             frame, scale, (left, top) = letterbox(image, imgsz)
             frames.append(frame)
-            size = np.array([image.shape[1], image.shape[0]] * 2, np.float32) * scale
+            size = np.array([image.shape[1], image.shape[0]] * 2, np.float32) * np.array(scale * 2, np.float32)
             boxes = (labels[:, 1:] * size + np.array([left, top, 0, 0], np.float32)) / imgsz
             rows.append(np.column_stack([np.full(len(labels), index), labels[:, 0], boxes]))
         table = torch.from_numpy(np.concatenate(rows).astype(np.float32))

@@ -41,11 +41,13 @@ def postprocess(
     return [image[:, :6].cpu().numpy().astype(np.float32) for image in kept]
 
 
-def to_original(detections: np.ndarray, *, scale: float, pad: tuple[int, int], shape: tuple[int, int]) -> np.ndarray:
+def to_original(
+    detections: np.ndarray, *, scale: tuple[float, float], pad: tuple[int, int], shape: tuple[int, int]
+) -> np.ndarray:
     """Map detections (n, 6) from letterboxed pixels to an image of `shape` (height, width), clipped to it."""
     mapped = detections.copy()
-    mapped[:, [0, 2]] = ((mapped[:, [0, 2]] - pad[0]) / scale).clip(0, shape[1])
-    mapped[:, [1, 3]] = ((mapped[:, [1, 3]] - pad[1]) / scale).clip(0, shape[0])
+    mapped[:, [0, 2]] = ((mapped[:, [0, 2]] - pad[0]) / scale[0]).clip(0, shape[1])
+    mapped[:, [1, 3]] = ((mapped[:, [1, 3]] - pad[1]) / scale[1]).clip(0, shape[0])
     return mapped
 
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from yolo_compress.artifacts import atomic_path
 from yolo_compress.host.checkpoint import facts, restructured, set_classes, set_facts
-from yolo_compress.host.cpu import require_bf16
+from yolo_compress.host.cpu import require_bf16, use_all_cores
 from yolo_compress.host.criterion import CompressCriterion, LossTerms
 from yolo_compress.host.ultralytics import LOGGER, RANK, DetectionTrainer, get_cfg, unwrap_model
 
@@ -78,6 +78,7 @@ class CompressTrainer(DetectionTrainer):
         self._fast_cpu = bool(self.plan and self.plan.fast_cpu and self.device.type == "cpu")
         self._cpu_bf16 = self._fast_cpu and self.args.amp == "bf16"
         if self._fast_cpu:
+            use_all_cores()
             asked = (kwargs.get("overrides") or {}).get("workers", DEFAULT_WORKERS)
             self.args.workers = int(asked)
         if self._cpu_bf16:

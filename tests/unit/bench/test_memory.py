@@ -31,17 +31,31 @@ def test_an_artifact_is_measured_in_its_own_process(make_checkpoint):
     ballast = np.ones(300 << 20, np.uint8)  # of this process, and so not to be counted
     before = resident_mb()
     found = measure_memory(make_checkpoint(), imgsz=64)
-    assert found.why == ""
+    assert (found.why, found.note) == ("", "")
     assert 5 < found.baseline_mb < found.loaded_mb <= found.peak_mb + ROUNDING
     assert found.peak_mb < before + 500
     assert found.baseline_mb < ballast.nbytes / 2**20
 
 
+@linux
+def test_what_a_runtime_does_not_need_is_not_held_against_it(tmp_path):
+    pytest.importorskip("onnxruntime")
+    onnx = pytest.importorskip("onnx")
+    tensors = [onnx.helper.make_tensor_value_info(name, 1, [1, 3, 64, 64]) for name in ("images", "output0")]
+    node = onnx.helper.make_node("Identity", ["images"], ["output0"])
+    graph = onnx.helper.make_graph([node], "copy", tensors[:1], tensors[1:])
+    opset = [onnx.helper.make_opsetid("", 17)]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=8), tmp_path / "copy.onnx")
+    found = measure_memory(tmp_path / "copy.onnx", imgsz=64)
+    assert found.why == ""
+    assert found.peak_mb < 200 or found.note == "includes torch, which onnxruntime itself does not need"
+
+
 def test_an_artifact_that_cannot_be_loaded_says_why(tmp_path):
-    found = measure_memory(tmp_path / "missing.pt", imgsz=64)
+    found = measure_memory(tmp_path / "missing.bin", imgsz=64)
     assert found.peak_mb is None
     assert found.why.startswith("unavailable: the measuring process failed (")
-    assert "missing.pt" in found.why
+    assert "missing.bin" in found.why
 
 
 def test_a_process_that_hangs_is_given_up(tmp_path, monkeypatch):

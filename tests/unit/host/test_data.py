@@ -70,18 +70,18 @@ def test_letterbox_equals_the_validators(tmp_path, shape):
     theirs = dataset[0]
     ours, scale, pad = data.letterbox(data.read_image(file), 64)
     assert np.array_equal(theirs["img"].numpy(), ours)
-    (gain, _), (left, top) = theirs["ratio_pad"]
-    assert scale == pytest.approx(gain)
+    (gain_y, gain_x), (left, top) = theirs["ratio_pad"]
+    assert scale == pytest.approx((gain_x, gain_y))
     assert pad == pytest.approx((left, top), abs=1)
 
 
 def test_boxes_return_to_where_they_were():
     boxes = np.array([[10, 20, 30, 40, 0.9, 1]], np.float32)
-    scale, pad = 0.5, (3, 7)
+    scale, pad = (0.5, 0.25), (3, 7)
     there = boxes.copy()
-    there[:, [0, 2]] = there[:, [0, 2]] * scale + pad[0]
-    there[:, [1, 3]] = there[:, [1, 3]] * scale + pad[1]
-    assert np.allclose(detect.to_original(there, scale=scale, pad=pad, shape=(100, 100)), boxes)
+    there[:, [0, 2]] = there[:, [0, 2]] * scale[0] + pad[0]
+    there[:, [1, 3]] = there[:, [1, 3]] * scale[1] + pad[1]
+    assert np.allclose(detect.to_original(there, scale=scale, pad=pad, shape=(200, 100)), boxes)
     assert detect.to_original(there, scale=scale, pad=pad, shape=(30, 25))[0, 2] == 25
 
 
