@@ -1,5 +1,5 @@
 # Copyright (C) 2026 yolo_compress contributors. SPDX-License-Identifier: AGPL-3.0-or-later
-"""The two detectors of the demonstration: YOLOv8 layer for layer, but so narrow that two cores train them in minutes."""
+"""The two detectors of the demonstration: YOLOv8 layer for layer, but so narrow that two cores train them fast."""
 
 from __future__ import annotations
 
