@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -33,17 +34,19 @@ class Pruning:
         if trainer.resume:
             return
         data, section = read_data(trainer.args.data), self.section
+        stride = max(int(trainer.model.stride.max()), 32)
+        imgsz = math.ceil(trainer.args.imgsz / stride) * stride  # the trainer rounds it the same way, but later
         chosen = sample(data.train, section.images, seed=0)
 
         def labelled() -> Iterator[dict[str, torch.Tensor]]:
-            for batch in labelled_batches(data, trainer.args.imgsz, limit=section.images):
+            for batch in labelled_batches(data, imgsz, limit=section.images):
                 yield {key: value.to(trainer.device) for key, value in batch.items()}
 
         def images() -> Iterator[np.ndarray]:
-            return image_batches(chosen, trainer.args.imgsz)
+            return image_batches(chosen, imgsz)
 
         model = trainer.model
-        result = prune(model, config=section, imgsz=trainer.args.imgsz, loss_batches=labelled, image_batches=images)
+        result = prune(model, config=section, imgsz=imgsz, loss_batches=labelled, image_batches=images)
         set_facts(result.model, {**facts(model), "prune": result.facts()})
         trainer.model = result.model.to(trainer.device)
         if RANK in {-1, 0}:
