@@ -9,16 +9,19 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from tests.tiny import tiny_model
+from tests.tiny import tiny_model, write_data
 from yolo_compress import engines
 from yolo_compress.engines import ENGINES, engine_for, get_engine
 from yolo_compress.errors import CompressError, DataError, EngineError, MissingDependency, UsageError
 from yolo_compress.host import checkpoint
+from yolo_compress.host.data import read_data
 from yolo_compress.host.export import export_onnx
+from yolo_compress.quantize import SCHEMES, quantize_onnx
 from yolo_compress.recipe import ENGINE_PRECISIONS
 
 SCORE_TOLERANCE = 1e-4  # float32 kernels of different runtimes sum in different orders
 BOX_TOLERANCE_PX = 1e-2
+INT8_SCORE_TOLERANCE = 0.05  # of random weights, whose scores lie near one half
 
 
 @pytest.fixture(scope="session")
@@ -28,6 +31,16 @@ def sources(tmp_path_factory) -> Path:
     for family in ("yolov8n", "yolo26n"):
         checkpoint.save_model(tiny_model(family), folder / f"{family}.pt")
         export_onnx(folder / f"{family}.pt", folder / f"{family}.onnx", imgsz=64)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def quantized(sources, tmp_path_factory) -> Path:
+    """Return a folder with one Q/DQ graph per target."""
+    folder = tmp_path_factory.mktemp("quantized")
+    images = read_data(write_data(folder / "data")).train
+    for target in SCHEMES:
+        quantize_onnx(sources / "yolov8n.onnx", folder / f"{target}.onnx", images=images, imgsz=64, target=target)
     return folder
 
 
@@ -89,6 +102,30 @@ class EngineContract:
             assert told["engine"] == self.name
             assert told["threads"] == 1
             assert told["precision"] == precision or told["notes"], "another precision ran without a note"
+
+    def test_int8_runs_in_int8_and_stock_ultralytics_opens_it(self, engine, quantized, image, reference, tmp_path):
+        if "int8" not in engine.precisions:
+            pytest.skip("this engine has no int8")
+        from ultralytics import YOLO
+
+        built = engine.build(quantized / f"{self.name}.onnx", tmp_path, precision="int8", imgsz=64)
+        assert built.notes == ()
+        session = engine.load(built.path, threads=1)
+        raw, told = session.infer(image), session.describe()
+        session.close()
+        assert told["precision"] == "int8"
+        error = np.abs(raw[:, 4:] - reference["yolov8n"][:, 4:]).max()
+        assert 0 < error < INT8_SCORE_TOLERANCE
+        result = YOLO(str(built.path), task="detect")(np.zeros((64, 64, 3), np.uint8), imgsz=64, verbose=False)[0]
+        assert result.names == {0: "disc", 1: "box", 2: "bar"}
+
+    def test_a_graph_quantized_for_another_runtime_is_noted(self, engine, quantized, tmp_path):
+        others = set(SCHEMES) & set(ENGINE_PRECISIONS) - {self.name}
+        if "int8" not in engine.precisions:
+            pytest.skip("this engine has no int8")
+        for other in others:
+            built = engine.build(quantized / f"{other}.onnx", tmp_path, precision="int8", imgsz=64)
+            assert any(f"was quantized for {other}" in note for note in built.notes)
 
     def test_stock_ultralytics_opens_the_artifact(self, engine, sources, tmp_path):
         from ultralytics import YOLO
@@ -169,6 +206,10 @@ class TestOpenVino(EngineContract):
     def test_int8_from_a_checkpoint_is_refused(self, engine, sources, tmp_path):
         with pytest.raises(UsageError, match=r"run: yolo-compress quantize"):
             engine.build(sources / "yolov8n.pt", tmp_path, precision="int8", imgsz=64)
+
+    def test_signed_activations_are_refused(self, engine, quantized, tmp_path):
+        with pytest.raises(UsageError, match=r"was quantized for tensorrt.*quantize target=openvino"):
+            engine.build(quantized / "tensorrt.onnx", tmp_path, precision="int8", imgsz=64)
 
     def test_device_is_the_cpu(self, engine, tmp_path):
         with pytest.raises(UsageError, match=r"device=cpu only, and device=0 was given"):

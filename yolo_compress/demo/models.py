@@ -58,15 +58,15 @@ class DemoModel:
         return _LAYERS.format(classes=classes, c1=c1, c2=c2, c3=c3, c4=c4, c5=c5)
 
 
-TEACHER = DemoModel("teacher", (16, 32, 64, 96, 128), epochs=30)
-STUDENT = DemoModel("student", (16, 24, 48, 64, 96), epochs=25)
+TEACHER = DemoModel("teacher", (16, 32, 64, 96, 128), epochs=40)
+STUDENT = DemoModel("student", (16, 24, 32, 48, 64), epochs=25)
 DEMO_MODELS = (TEACHER, STUDENT)
 
 TRAINING = {  # settings of `yolo train` for both
-    "batch": 8,
-    "nbs": 8,  # a step on every batch; the default accumulates to 64 images
+    "batch": 16,
+    "nbs": 16,  # a step on every batch; the default accumulates to 64 images
     "optimizer": "AdamW",
-    "lr0": 0.003,
+    "lr0": 0.004,
     "cos_lr": True,
     "warmup_epochs": 1,
     "warmup_bias_lr": 0.0,
@@ -74,6 +74,10 @@ TRAINING = {  # settings of `yolo train` for both
     "scale": 0.2,
     "translate": 0.05,
     "flipud": 0.5,  # parts lie either way up
+    "hsv_h": 0.0,  # the drawing varies light and colour itself
+    "hsv_s": 0.0,
+    "hsv_v": 0.0,
+    "cls": 1.0,
     "amp": False,  # its check would download a model
     "cache": "ram",
     "workers": 0,

@@ -11,7 +11,14 @@ from typing import Any
 import numpy as np
 
 from yolo_compress.artifacts import EngineFile, atomic_path, sha256_path, size_bytes
-from yolo_compress.engines.source import check_cpu, check_file, check_precision, is_quantized, onnx_source
+from yolo_compress.engines.source import (
+    check_cpu,
+    check_file,
+    check_precision,
+    is_quantized,
+    onnx_source,
+    scheme_notes,
+)
 from yolo_compress.errors import EngineError, MissingDependency, require
 
 PURPOSE = "ONNX Runtime engines"
@@ -38,11 +45,12 @@ class OnnxRuntime:
         require("onnxruntime", extra="onnx", purpose=PURPOSE)
         out = out_dir / f"{source.stem}.onnx"
         graph = onnx_source(source, out_dir, precision=precision, imgsz=imgsz)
+        notes = scheme_notes(self.name, graph)
         if graph != out:
             with atomic_path(out) as temporary:
                 shutil.copyfile(graph, temporary)
         self.load(out).close()  # a graph that does not load is no artifact
-        return EngineFile(out, self.name, precision, imgsz, size_bytes(out), sha256_path(out))
+        return EngineFile(out, self.name, precision, imgsz, size_bytes(out), sha256_path(out), notes)
 
     def load(self, path: Path, *, device: str = "cpu", threads: int | None = None) -> OnnxRuntimeSession:
         """Load a graph with every optimisation on."""

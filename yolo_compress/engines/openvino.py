@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from yolo_compress.artifacts import EngineFile, atomic_path, sha256_path, size_bytes
-from yolo_compress.engines.source import check_cpu, check_file, check_precision, onnx_source
+from yolo_compress.engines.source import check_cpu, check_file, check_precision, onnx_source, scheme_notes
 from yolo_compress.errors import EngineError, MissingDependency, require
 
 PURPOSE = "OpenVINO engines"
@@ -43,6 +43,7 @@ class OpenVino:
         check_precision(self.name, precision, self.precisions)
         ov = require("openvino", extra="openvino", purpose=PURPOSE)
         graph = onnx_source(source, out_dir, precision=precision, imgsz=imgsz)
+        notes = scheme_notes(self.name, graph)
         metadata = onnx_metadata(graph)
         try:
             model = ov.convert_model(str(graph))
@@ -57,7 +58,8 @@ class OpenVino:
             ov.save_model(model, str(temporary / f"{source.stem}.xml"), compress_to_fp16=precision == "fp16")
             sidecar = {key: ast.literal_eval(v) if key in LITERALS else v for key, v in metadata.items()}
             write_openvino_metadata(temporary, sidecar)
-        notes = (NO_BF16,) if precision == "bf16" and not _has_bf16() else ()
+        if precision == "bf16" and not _has_bf16():
+            notes = (*notes, NO_BF16)
         return EngineFile(out, self.name, precision, imgsz, size_bytes(out), sha256_path(out), notes)
 
     def load(self, path: Path, *, device: str = "cpu", threads: int | None = None) -> OpenVinoSession:

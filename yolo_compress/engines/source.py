@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -82,3 +83,23 @@ def is_quantized(path: Path) -> bool:
     if not graph.node:
         raise EngineError(f"'{path}' is not a readable ONNX file (it holds no graph); export it again")
     return any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in graph.node)
+
+
+def scheme_notes(engine: str, graph: Path) -> tuple[str, ...]:
+    """Say what it means that a graph was quantized for another runtime; empty where it was for this one, or by others.
+
+    Raises:
+        UsageError: The runtime computes wrong values from such a graph.
+    """
+    from yolo_compress.host.export import onnx_metadata  # torch, which a session does not need
+
+    target = json.loads(onnx_metadata(graph).get("yolo_compress", "{}")).get("target", engine)
+    if target == engine:
+        return ()
+    remedy = f"yolo-compress quantize target={engine}"
+    if engine == "openvino" and target == "tensorrt":  # seen with 2026.4: int8 codes do not survive a Concat
+        raise UsageError(
+            f"'{graph}' was quantized for tensorrt, with signed activations that OpenVINO computes wrongly on CPUs; "
+            f"quantize the float model again with: {remedy}"
+        )
+    return (f"the graph was quantized for {target}, which {engine} may run more slowly than its own form: {remedy}",)
