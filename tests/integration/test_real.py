@@ -1,0 +1,64 @@
+# Copyright (C) 2026 yolo_compress contributors. SPDX-License-Identifier: AGPL-3.0-or-later
+"""Real weights on real images; skipped where YOLO_COMPRESS_DATA does not say where they are."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from yolo_compress.bench.accuracy import detect, evaluate
+from yolo_compress.engines import engine_for
+from yolo_compress.host import checkpoint
+from yolo_compress.host.data import image_batches, read_data, sample
+from yolo_compress.host.export import export_onnx
+from yolo_compress.prune import mask, prune
+from yolo_compress.quantize import quantize_onnx
+from yolo_compress.recipe import PruneSection
+
+pytestmark = pytest.mark.real_data
+WEIGHTS = ("yolov8n", "yolov8s", "yolo11n-int8dq", "yolo26n-int8dq")
+IMGSZ = 320
+LOGIT_TOLERANCE = 1e-3  # float32 sums of hundreds of terms, in another order once channels are gone
+# of mAP50-95 on 60 images: INT8 loses a few tenths of a point, a misplaced quantizer tens of points
+INT8_DROP = 0.03
+
+
+@pytest.fixture(scope="module")
+def data(real_data):
+    return read_data(real_data / "coco/coco-mini.yaml")
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_pruned_weights_equal_masked_ones_and_load_in_stock(real_data, data, tmp_path, name):
+    from ultralytics import YOLO
+
+    dense = checkpoint.load_model(real_data / f"weights/{name}.pt")
+    result = prune(dense, config=PruneSection(ratio=0.1, importance="l2", reestimate=False), imgsz=IMGSZ)
+    image = torch.from_numpy(next(image_batches(data.val[:2], IMGSZ)))
+    with torch.no_grad():
+        exact, pruned = (model.eval()(image)[1] for model in (mask(dense, result.plan), result.model))
+    for branch in ("one2many", "one2one"):
+        for part in ("boxes", "scores"):
+            a, b = (output.get(branch, output)[part] for output in (exact, pruned))
+            assert torch.allclose(a, b, atol=LOGIT_TOLERANCE)
+    checkpoint.save_model(result.model, tmp_path / "pruned.pt", facts={"prune": result.facts()})
+    stock = YOLO(str(tmp_path / "pruned.pt"))
+    assert sum(p.numel() for p in stock.model.parameters()) == result.params_after < result.params_before
+    assert len(stock.predict(str(data.val[0]), imgsz=IMGSZ, verbose=False)) == 1
+
+
+def test_int8_keeps_the_accuracy_of_float(real_data, data, tmp_path):
+    source = tmp_path / "yolov8n.pt"
+    shutil.copy(real_data / "weights/yolov8n.pt", source)
+    floating = export_onnx(source, tmp_path / "float.onnx", imgsz=IMGSZ)
+    images = sample(data.train, 32, seed=0)
+    made = quantize_onnx(floating, tmp_path / "int8.onnx", images=images, imgsz=IMGSZ, target="onnxruntime")
+    sessions = [engine_for(path).load(path, threads=1) for path in (floating, made.path)]
+    truth, found = detect(sessions, data.val[:60], imgsz=IMGSZ)
+    exact, quantized = (evaluate(truth, detections, classes=80).map50_95 for detections in found)
+    assert exact > 0.25
+    assert exact - INT8_DROP < quantized
+    assert not np.isclose(exact, quantized, atol=1e-9), "nothing was quantized"
