@@ -217,9 +217,10 @@ def trained(tmp_path, monkeypatch):
         calls.append(model.name)
         weights = tmp_path / f"{model.name}-weights"
         weights.write_text(json.dumps(inputs))
-        return weights, 0.71
+        return weights
 
     monkeypatch.setattr(run, "_train", train)
+    monkeypatch.setattr(run, "_accuracy", lambda checkpoint, data: 0.71)
     monkeypatch.setattr(run, "write_demo_set", lambda folder, *, seed: write_demo_set(folder, seed=seed, **SMALL))
     return calls
 
