@@ -121,6 +121,7 @@ def _row(folder: Path, place: Path, name: str, ratio: float) -> dict[str, Any]:
     stock = _run(STOCK, {**job, "train": True, "last": str(place / "cut.pt")})
     shutil.rmtree(place / "ours")
     ours = _run(OURS, {**job, "resume": True})
+    del ours["last"]
     full = sum(p.numel() for p in source.parameters())
     return {"model": name, "ratio": ratio, "full": full, "pruned": result.params_after, "stock": stock, "ours": ours}
 
