@@ -27,7 +27,12 @@ ENGINE_PRECISIONS = {
     "openvino": ("fp32", "fp16", "bf16", "int8"),
 }
 Loss = Literal["cwd", "response"]
+OutputTerm = Literal["confidence", "localisation", "discrimination"]
+ImportanceName = Literal[
+    "obs", "output", "taylor", "fisher", "hessian", "l1", "l2", "bn_scale", "lamp", "fpgm", "random"
+]
 Target = Literal["openvino", "onnxruntime", "tensorrt"]
+PRUNE_TARGETS = ("ratio", "flops", "latency")
 NATIVE_CANDIDATES = ("native:fp32", "native:int8", "native:onnx-fp32", "native:onnx-int8")
 
 
@@ -58,29 +63,92 @@ class PruneSection(Section):
 
     ratio: float | None = option(None, "Share of the parameters to remove, in (0, 1).", flag="prune", gt=0, lt=1)
     flops: float | None = option(None, "Share of the operations to remove, in (0, 1).", flag="prune_flops", gt=0, lt=1)
-    importance: Literal["taylor", "l2"] = option(
-        "taylor", "Score that ranks channels: first-order Taylor (needs labels) or l2 norm.", flag="prune_importance"
+    latency: float | None = option(
+        None,
+        "Time that the model may still take, as a share of today's on `target`, in (0, 1).",
+        flag="prune_latency",
+        gt=0,
+        lt=1,
     )
-    scope: Literal["global", "local"] = option(
-        "local", "Compare channels across all layers (global) or within each layer (local).", flag="prune_scope"
+    target: str | None = option(
+        None, "Runtime and precision that `latency` refers to, such as openvino:int8.", flag="prune_target"
     )
-    round_to: int = option(8, "Widths become multiples of this, to the nearest one.", flag="prune_round_to", ge=1)
+    importance: ImportanceName = option(
+        "obs", "Score that ranks channels; `yolo-compress list importances` says what each is.", flag="prune_importance"
+    )
+    scope: Literal["budget", "local", "global"] = option(
+        "budget",
+        "Where channels go: least importance per saving (budget), the same share everywhere (local), or the lowest "
+        "scores anywhere (global).",
+        flag="prune_scope",
+    )
+    round_to: int | None = option(
+        None,
+        "Widths become multiples of this, to the nearest one; when not given 8, or with `latency` what the runtime "
+        "rewards.",
+        flag="prune_round_to",
+        ge=1,
+    )
     max_share: float = option(
         0.7, "Most of a layer's channels that may go, in (0, 1).", flag="prune_max_share", gt=0, lt=1
     )
     keep: Names = option(
         (), "Layers left whole, by module name or prefix, such as model.0 or model.22.", flag="prune_keep"
     )
-    images: int = option(
-        256, "Training images for the score and for BatchNorm re-estimation.", flag="prune_images", ge=1
+    images: int = option(256, "Training images for the score and for repair.", flag="prune_images", ge=1)
+    repair: Literal["reconstruct", "batchnorm", "none"] = option(
+        "reconstruct",
+        "What is done after surgery, without training: least squares towards the full model's layer outputs "
+        "(reconstruct), BatchNorm statistics anew (batchnorm), or nothing.",
+        flag="prune_repair",
     )
-    reestimate: bool = option(True, "Re-estimate BatchNorm statistics after surgery.", flag="prune_reestimate")
+    output_weights: dict[OutputTerm, float] = option(
+        {"confidence": 1.0, "localisation": 1.0, "discrimination": 1.0},
+        "What counts as a change of the detections in `obs` and `output`, such as localisation=2.",
+        flag="prune_output_weights",
+    )
+
+    @field_validator("output_weights", mode="before")
+    @classmethod
+    def _output_weights(cls, value: Any) -> Any:
+        """Read `localisation=2,confidence=1`; terms that are not named keep a weight of 1."""
+        if isinstance(value, str):
+            pairs = (str(part).partition("=" if "=" in str(part) else ":") for part in _parts(value))
+            value = {name.strip(): weight.strip() or 1.0 for name, _, weight in pairs}
+        if not isinstance(value, dict):
+            return value
+        terms = typing.get_args(OutputTerm)
+        if unknown := [name for name in value if name not in terms]:
+            raise ValueError(f"'{unknown[0]}' is not a term; {_suggest(str(unknown[0]), terms)}")
+        return dict.fromkeys(terms, 1.0) | value
+
+    @field_validator("output_weights")
+    @classmethod
+    def _finite_weights(cls, value: dict[str, float]) -> dict[str, float]:
+        if not all(math.isfinite(weight) and weight >= 0 for weight in value.values()) or not any(value.values()):
+            raise ValueError("weights are numbers of at least 0, and one of them is above 0")
+        return value
+
+    @field_validator("target")
+    @classmethod
+    def _known_target(cls, value: str | None) -> str | None:
+        known = [f"{engine}:{p}" for engine, row in ENGINE_PRECISIONS.items() if engine != "pytorch" for p in row]
+        if value is not None and value not in known:
+            raise ValueError(f"'{value}' is not an engine and precision; {_suggest(value, known)}")
+        return value
 
     @model_validator(mode="after")
     def _one_target(self) -> PruneSection:
-        if (self.ratio is None) == (self.flops is None):
-            given = "both ratio and flops" if self.ratio is not None else "neither ratio nor flops"
-            raise ValueError(f"{given} given; give exactly one, such as ratio=0.3 (as a flag: prune=0.3)")
+        given = [name for name in PRUNE_TARGETS if getattr(self, name) is not None]
+        if len(given) != 1:
+            said = " and ".join(given) + " given" if given else "none of ratio, flops and latency given"
+            raise ValueError(f"{said}; give exactly one, such as ratio=0.3 (as a flag: prune=0.3)")
+        if (self.latency is None) != (self.target is None):
+            missing = "target" if self.target is None else "latency"
+            raise ValueError(
+                f"latency and target belong together and {missing} is missing; give both, such as latency=0.6 "
+                "target=openvino:int8 (as flags: prune_latency=0.6 prune_target=openvino:int8)"
+            )
         return self
 
 
@@ -291,8 +359,8 @@ def from_flags(given: Mapping[str, Any], base: Recipe | None = None) -> Recipe:
     """Overlay flags such as `{"prune": 0.3, "teacher": "yolov8s.pt"}` on a recipe.
 
     A flag creates its section when the base has none, and what that section cannot do without: training for
-    distillation, quantization for an int8 engine. `prune` replaces a `flops` target of the base, and `prune_flops` a
-    `ratio`.
+    distillation, quantization for an int8 engine. `prune`, `prune_flops` and `prune_latency` replace whichever of the
+    three the base has.
 
     Raises:
         RecipeError: A value is out of range or of the wrong type; the message names the flag.
@@ -303,9 +371,10 @@ def from_flags(given: Mapping[str, Any], base: Recipe | None = None) -> Recipe:
         flag = known[name]
         section = tree.get(flag.section)
         tree[flag.section] = section = dict(section) if section else {}
-        other = {"prune": "prune_flops", "prune_flops": "prune"}.get(name)
-        if other and other not in given:  # the flag replaces the target of the base; both flags at once are refused
-            section.pop(known[other].field, None)
+        if flag.section == "prune" and flag.field in PRUNE_TARGETS:  # replaces the base's; two flags are refused later
+            for other in {*PRUNE_TARGETS, *(["target"] if flag.field != "latency" else [])} - {flag.field}:
+                if not any(known[f].section == "prune" and known[f].field == other for f in given):
+                    section.pop(other, None)
         section[flag.field] = value
     if tree.get("distill") and not tree.get("train"):
         tree["train"] = {}

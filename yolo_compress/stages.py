@@ -23,6 +23,7 @@ from yolo_compress.host.export import export_native, export_onnx
 from yolo_compress.prune import prune
 from yolo_compress.quantize import quantize_onnx
 from yolo_compress.recipe import PruneSection, QuantizeSection, Recipe
+from yolo_compress.timing import timing_for
 from yolo_compress.train import train
 
 NATIVE_EXPORTS: dict[str, tuple[str, int | None, str]] = {
@@ -195,14 +196,16 @@ def prune_checkpoint(source: Path, out: Path, context: Context, section: PruneSe
     use_all_cores()
     model = checkpoint.load_model(source)
     images = sample(context.data.train, section.images, seed=0)
-    result = prune(
-        model,
-        config=section,
-        imgsz=context.imgsz,
-        loss_batches=lambda: labelled_batches(context.data, context.imgsz, limit=section.images),
-        image_batches=lambda: image_batches(images, context.imgsz),
-        progress=context.progress,
-    )
+    with timing_for(section, model, imgsz=context.imgsz, images=images, progress=context.progress) as timing:
+        result = prune(
+            model,
+            config=section,
+            imgsz=context.imgsz,
+            loss_batches=lambda: labelled_batches(context.data, context.imgsz, limit=section.images),
+            image_batches=lambda: image_batches(images, context.imgsz),
+            timing=timing,
+            progress=context.progress,
+        )
     checkpoint.save_model(result.model, out, facts={**checkpoint.facts(model), "prune": result.facts()})
     metrics = {
         "params_before": result.params_before,

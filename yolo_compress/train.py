@@ -18,6 +18,7 @@ from yolo_compress.host.trainer import Attachment, CompressTrainer
 from yolo_compress.host.ultralytics import YOLO
 from yolo_compress.prune.attachment import Pruning
 from yolo_compress.recipe import Recipe
+from yolo_compress.timing import timing_for
 
 RECIPE_FACT = "recipe"
 
@@ -42,7 +43,7 @@ class TrainPlan:
         """Build the attachments; pruning first, because distillation measures the student's widths."""
         found: list[Attachment] = []
         if self.recipe.prune is not None:
-            found.append(Pruning(self.recipe.prune))
+            found.append(Pruning(self.recipe.prune, timing_for))
         if self.recipe.distill is not None and self.recipe.distill.teacher is not None:
             found.append(Distillation(self.recipe.distill))
         return found

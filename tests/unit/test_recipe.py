@@ -29,18 +29,22 @@ def section(required: dict | None = None, **optional) -> st.SearchStrategy:
     return st.fixed_dictionaries(required or {}, optional=optional)
 
 
-target = st.one_of(st.fixed_dictionaries({"ratio": share}), st.fixed_dictionaries({"flops": share}))
+target = st.one_of(
+    st.fixed_dictionaries({"ratio": share}),
+    st.fixed_dictionaries({"flops": share}),
+    st.fixed_dictionaries({"latency": share, "target": st.sampled_from(["openvino:int8", "onnxruntime:fp32"])}),
+)
 prune = st.builds(
     lambda a, b: {**a, **b},
     target,
     section(
-        importance=st.sampled_from(["taylor", "l2"]),
-        scope=st.sampled_from(["global", "local"]),
+        importance=st.sampled_from(["obs", "output", "taylor", "l2"]),
+        scope=st.sampled_from(["global", "local", "budget"]),
         round_to=st.integers(1, 32),
         max_share=share,
         keep=names,
         images=st.integers(1, 999),
-        reestimate=st.booleans(),
+        repair=st.sampled_from(["reconstruct", "batchnorm", "none"]),
     ),
 )
 losses = st.dictionaries(st.sampled_from(["cwd", "response"]), st.floats(0, 10), min_size=1)
@@ -108,9 +112,15 @@ def test_an_absent_section_is_a_stage_that_does_not_run():
         ({"prune": {"rato": 0.3}}, "'prune.rato' is not an option; did you mean ratio?"),
         ({"prune": {"ratio": 1.5}}, "prune.ratio=1.5: input should be less than 1"),
         ({"prune": {"ratio": 0}}, "prune.ratio=0: input should be greater than 0"),
-        ({"prune": {"ratio": 0.3, "flops": 0.3}}, "both ratio and flops given; give exactly one, such as ratio=0.3"),
-        ({"prune": {}}, "neither ratio nor flops given; give exactly one"),
-        ({"prune": {"ratio": 0.3, "importance": "l1"}}, "prune.importance='l1': input should be 'taylor' or 'l2'"),
+        ({"prune": {"ratio": 0.3, "flops": 0.3}}, "ratio and flops given; give exactly one, such as ratio=0.3"),
+        ({"prune": {}}, "none of ratio, flops and latency given; give exactly one"),
+        ({"prune": {"latency": 0.6}}, "latency and target belong together and target is missing; give both"),
+        ({"prune": {"ratio": 0.6, "target": "openvino:fp32"}}, "belong together and latency is missing"),
+        ({"prune": {"latency": 0.6, "target": "openvino:int4"}}, "'openvino:int4' is not an engine and precision; did"),
+        ({"prune": {"latency": 0.6, "target": "pytorch:fp32"}}, "'pytorch:fp32' is not an engine and precision"),
+        ({"prune": {"ratio": 0.3, "output_weights": {"size": 1}}}, "'size' is not a term; choose from confidence"),
+        ({"prune": {"ratio": 0.3, "output_weights": {"confidence": -1}}}, "weights are numbers of at least 0"),
+        ({"prune": {"ratio": 0.3, "importance": "l3"}}, "prune.importance='l3': input should be 'obs', 'output', "),
         ({"distill": {"teacher": "self"}}, "without a 'train' section would do nothing; add: train: {}"),
         ({"distill": {}, "train": {}}, "distillation needs a teacher"),
         ({"distill": {"losses": {"cvd": 1}}}, "'cvd' is not a loss; did you mean cwd?"),
@@ -220,11 +230,14 @@ VALUES = {
     "quantize_range": "minmax",
     "prune_importance": "l2",
     "prune_scope": "global",
-    "prune_reestimate": False,
+    "prune_repair": "batchnorm",
+    "prune_output_weights": "localisation=2",
+    "prune_target": "openvino:int8",
     "fast_cpu": True,
 }
 READ = {
     "prune_keep": ("model.0", "model.22"),
+    "prune_output_weights": {"confidence": 1.0, "localisation": 2.0, "discrimination": 1.0},
     "distill": {"cwd": 2.0, "response": 1.0},
     "engines": ("openvino:fp32", "onnxruntime:int8"),
     "bench_candidates": ("native:int8",),
@@ -236,7 +249,8 @@ READ = {
 def test_every_flag_sets_its_option(name):
     flag = recipe.flags()[name]
     value = VALUES.get(name) if name in VALUES else (flag.default or 0.3) / 2 if flag.type == "float" else 7
-    made = recipe.from_flags({name: value}, recipe.load("edge-cpu"))
+    other = {"prune_latency": {"prune_target": "openvino:int8"}, "prune_target": {"prune_latency": 0.5}}.get(name, {})
+    made = recipe.from_flags({name: value, **other}, recipe.load("edge-cpu"))
     assert getattr(getattr(made, flag.section), flag.field) == READ.get(name, value)
 
 
@@ -251,7 +265,10 @@ def test_a_flag_makes_what_its_section_cannot_do_without():
 def test_one_pruning_target_replaces_the_other_but_both_at_once_are_refused():
     made = recipe.from_flags({"prune": 0.5}, recipe.load("edge-cpu"))
     assert (made.prune.ratio, made.prune.flops) == (0.5, None)
-    with pytest.raises(RecipeError, match="both ratio and flops"):
+    timed = recipe.from_flags({"prune_latency": 0.6, "prune_target": "openvino:int8"}, recipe.load("edge-cpu"))
+    assert (timed.prune.latency, timed.prune.target, timed.prune.flops) == (0.6, "openvino:int8", None)
+    assert recipe.from_flags({"prune_flops": 0.2}, timed).prune.target is None
+    with pytest.raises(RecipeError, match="ratio and flops given"):
         recipe.from_flags({"prune": 0.5, "prune_flops": 0.5}, recipe.load("edge-cpu"))
 
 
@@ -265,7 +282,10 @@ def test_one_pruning_target_replaces_the_other_but_both_at_once_are_refused():
         ({"distill": "cwd=nan", "teacher": "self"}, "the weight of 'cwd' is nan"),
         ({"distill": "cwd"}, "distillation needs a teacher; give a checkpoint, or teacher=self"),
         ({"bench_rounds": 2}, "bench_rounds=2"),
-        ({"prune_importance": "l2"}, "neither ratio nor flops given; give exactly one, such as ratio=0.3 (as a flag"),
+        (
+            {"prune_importance": "l2"},
+            "none of ratio, flops and latency given; give exactly one, such as ratio=0.3 (as a flag",
+        ),
     ],
 )
 def test_messages_name_the_flag_that_was_typed(flags, message):

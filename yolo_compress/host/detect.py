@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from copy import copy
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -62,3 +63,28 @@ def detection_loss(model: DetectionModel, batch: dict[str, torch.Tensor]) -> tor
     criterion = twin.init_criterion()
     loss, _ = criterion(model(batch["img"]), batch)
     return loss.sum()
+
+
+@dataclass(frozen=True)
+class Response:
+    """What one branch of a head says before any box is suppressed, differentiable.
+
+    Attributes:
+        scores: (N, classes, anchors) logits.
+        distances: (N, 4, anchors) from the anchor to the left, top, right and bottom side, in strides.
+    """
+
+    scores: torch.Tensor
+    distances: torch.Tensor
+
+
+def responses(model: DetectionModel, images: torch.Tensor) -> list[Response]:
+    """Return the response of each branch of the head: one, or one-to-many and one-to-one of an end-to-end head.
+
+    Args:
+        model: In eval mode, where no branch is cut off from the backbone.
+        images: (N, 3, H, W) in 0 to 1.
+    """
+    raw, head = model(images)[1], model.model[-1]
+    branches = [raw["one2many"], raw["one2one"]] if "one2many" in raw else [raw]
+    return [Response(branch["scores"], head.dfl(branch["boxes"])) for branch in branches]

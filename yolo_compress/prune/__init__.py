@@ -4,18 +4,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-import torch
 from torch import nn
 
 from yolo_compress.errors import UsageError
 from yolo_compress.prune.allocation import Plan, Target, Widths, allocate, check_reachable
 from yolo_compress.prune.graph import ChannelGraph, build_graph
 from yolo_compress.prune.importance import IMPORTANCES, Importance, normalised
+from yolo_compress.prune.inputs import FloatArray, Images, Inputs, Labelled, OutputWeights
+from yolo_compress.prune.latency import LayerTimes, Timing, rewarded_step
+from yolo_compress.prune.reconstruct import reconstruct_
 from yolo_compress.prune.repair import reestimate_
 from yolo_compress.prune.surgery import apply
 from yolo_compress.prune.trace import Convolution
@@ -26,10 +27,13 @@ __all__ = (
     "IMPORTANCES",
     "ChannelGraph",
     "Importance",
+    "Inputs",
     "LayerRow",
+    "OutputWeights",
     "Plan",
     "PruneResult",
     "Target",
+    "Timing",
     "Widths",
     "allocate",
     "apply",
@@ -38,11 +42,15 @@ __all__ = (
     "mask",
     "normalised",
     "prune",
+    "reconstruct_",
     "reestimate_",
     "unfold",
 )
 
 PROGRESS_SECONDS = 5.0
+ROUND_TO = 8
+LATENCY_TOLERANCE = 0.015  # of the wanted time, below which no further plan is tried
+LATENCY_TRIES = 6
 
 
 @dataclass(frozen=True)
@@ -101,8 +109,9 @@ def prune(
     *,
     config: PruneSection,
     imgsz: int,
-    loss_batches: Callable[[], Iterable[dict[str, torch.Tensor]]] | None = None,
-    image_batches: Callable[[], Iterable[np.ndarray]] | None = None,
+    loss_batches: Labelled | None = None,
+    image_batches: Images | None = None,
+    timing: Timing | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> PruneResult:
     """Return a narrower copy of a trained detection model; the same input gives the same result.
@@ -111,8 +120,9 @@ def prune(
         model: An unfused DetectionModel; left as it is.
         config: Target, importance and limits.
         imgsz: Image side in pixels that operations are counted at.
-        loss_batches: Gives labelled batches in the form of `host.data.labelled_batches`; needed by `taylor`.
-        image_batches: Gives (N, 3, H, W) float32 images in 0 to 1; needed by `reestimate`.
+        loss_batches: Gives labelled batches in the form of `host.data.labelled_batches`; needed by scores of the loss.
+        image_batches: Gives (N, 3, H, W) float32 images in 0 to 1; needed by scores of the output and by repair.
+        timing: The runtime that a `latency` target refers to.
         progress: Called with a line now and then.
 
     Raises:
@@ -124,22 +134,40 @@ def prune(
     start = time.perf_counter()
     say = _seldom(progress)
     entry = IMPORTANCES[config.importance]
-    if entry.needs_labels and loss_batches is None:
+    if entry.needs == "labels" and loss_batches is None:
         raise UsageError(f"importance={entry.name} needs labelled images; give data=, or importance=l2")
-    if config.reestimate and image_batches is None:
-        raise UsageError("reestimate=True needs images; give data=, or reestimate=False")
+    if entry.needs == "images" and image_batches is None:
+        raise UsageError(f"importance={entry.name} needs images; give data=, or importance=l2")
+    if config.repair != "none" and image_batches is None:
+        raise UsageError(f"repair={config.repair} needs images; give data=, or repair=none")
+    if config.latency is not None and timing is None:
+        raise UsageError(f"latency={config.latency:g} needs a runtime to time on; give target=, such as openvino:int8")
     graph = build_graph(model, imgsz=imgsz, keep=config.keep)
     graph_seconds = time.perf_counter() - start
-    target = Target("ratio", config.ratio) if config.ratio is not None else Target("flops", float(config.flops or 0))
-    widths = Widths(config.round_to, config.max_share)
-    check_reachable(graph, target=target, widths=widths)
-    scores = normalised(entry.function(model, graph, loss_batches, say), graph)
-    plan = allocate(graph, scores, target=target, widths=widths, scope=config.scope)
+    inputs = Inputs(labelled=loss_batches, images=image_batches, weights=OutputWeights(**config.output_weights))
+
+    def scores() -> FloatArray:
+        return normalised(entry.function(model, graph, inputs, say), graph, additive=entry.additive)
+
+    notes = list(graph.notes)
+    if config.latency is not None and timing is not None:
+        plan, found = _timed_plan(model, graph, config, scores, timing, say)
+        notes.append(found)
+    else:
+        target = (
+            Target("ratio", config.ratio) if config.ratio is not None else Target("flops", float(config.flops or 0))
+        )
+        widths = Widths(config.round_to or ROUND_TO, config.max_share)
+        check_reachable(graph, target=target, widths=widths)
+        plan = allocate(graph, scores(), target=target, widths=widths, scope=config.scope)
+    notes += plan.notes
     pruned = apply(model, plan).eval()
-    notes = [*graph.notes, *plan.notes]
-    if config.reestimate and image_batches is not None:
+    if config.repair == "batchnorm" and image_batches is not None:
         images = reestimate_(pruned, image_batches(), progress=say)
         notes.append(f"BatchNorm statistics re-estimated on {images} images")
+    if config.repair == "reconstruct" and image_batches is not None:
+        images = reconstruct_(pruned, model, plan, image_batches(), progress=say)
+        notes.append(f"layers reconstructed on {images} images")
     assert sum(p.numel() for p in pruned.parameters()) == plan.params_after
     return PruneResult(
         model=pruned,
@@ -155,6 +183,71 @@ def prune(
         seconds=time.perf_counter() - start,
         notes=tuple(notes),
     )
+
+
+def _timed_plan(
+    model: nn.Module,
+    graph: ChannelGraph,
+    config: PruneSection,
+    scores: Callable[[], FloatArray],
+    timing: Timing,
+    progress: Callable[[str], None],
+) -> tuple[Plan, str]:
+    """Find the plan whose finished model takes the wanted share of the time, and say what it was measured to take.
+
+    Layer times tell which channels are worth removing, but their sum is not the model's time. So a plan is made, timed
+    as a whole model, and the share that is asked of the layers moved along the line through what two plans gave, until
+    the model meets the target.
+
+    Raises:
+        UsageError: The target cannot be met.
+    """
+    assert config.latency is not None
+    step = config.round_to or rewarded_step(graph, timing.table, progress=progress)
+    widths = Widths(step, config.max_share)
+    times = LayerTimes(graph, timing.table, progress=progress)
+    check_reachable(graph, target=Target("latency", 1 - config.latency), widths=widths, times=times)
+    ranked = scores()
+    asked, tried = (
+        config.latency,
+        [(1.0, 1.0)],
+    )  # share of layer times asked for, and measured share of the model's time
+    best: tuple[float, float, Plan] | None = None
+    for _ in range(LATENCY_TRIES):
+        target = Target("latency", 1 - asked)
+        plan = allocate(graph, ranked, target=target, widths=widths, scope=config.scope, times=times)
+        measured = timing.ratio(apply(model, plan).eval())
+        predicted = plan.seconds_after / plan.seconds_before
+        progress(f"prune: {predicted:.3f} of the layer times is {measured:.3f} of the model's time")
+        miss = abs(measured - config.latency) / config.latency
+        if best is None or miss < best[0]:
+            best = (miss, measured, plan)
+        if miss <= LATENCY_TOLERANCE:
+            break
+        tried.append((predicted, measured))
+        asked = _next_share(tried, config.latency)
+        try:
+            check_reachable(graph, target=Target("latency", 1 - asked), widths=widths, times=times)
+        except UsageError as error:
+            raise UsageError(
+                f"latency={config.latency:g} cannot be met on {config.target}: the narrowest plan tried takes "
+                f"{min(m for _, m in tried):.3f} of the time; ask for that or more, raise max_share, or lower round_to"
+            ) from error
+    assert best is not None
+    miss, measured, plan = best
+    note = (
+        f"measured on {config.target}: {measured:.3f} of the time (asked for {config.latency:g}), "
+        f"widths in steps of {step}"
+    )
+    return plan, note
+
+
+def _next_share(tried: Sequence[tuple[float, float]], wanted: float) -> float:
+    """Return the share of layer times that the two nearest tries point to, by a straight line through them."""
+    (p, m), (q, n) = sorted(tried, key=lambda pair: abs(pair[1] - wanted))[:2]
+    if abs(m - n) < 1e-6 or abs(p - q) < 1e-6:
+        return min(max(p * wanted / m, 0.01), 0.99)
+    return min(max(p + (wanted - m) * (p - q) / (m - n), 0.01), 0.99)
 
 
 def _row(conv: Convolution, plan: Plan) -> LayerRow:

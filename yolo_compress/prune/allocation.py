@@ -1,9 +1,11 @@
 # Copyright (C) 2026 yolo_compress contributors. SPDX-License-Identifier: AGPL-3.0-or-later
 """Which channels go: integer widths that meet a target as closely as rounding allows, then the least important ones.
 
-One number, the level, sets all widths at once: the same share everywhere (local), or everything that scores below it
-(global). It is searched so that the *rounded* widths meet the target; between the last level that removes too little
-and the first that removes too much, single steps are taken in the order of importance lost per saving.
+With `local` and `global`, one number, the level, sets all widths at once: the same share everywhere, or everything that
+scores below it. It is searched so that the *rounded* widths meet the target; between the last level that removes too
+little and the first that removes too much, single steps are taken in the order of importance lost per saving. With
+`budget`, all steps are taken in that order, from the full widths on: a knapsack, greedy, with savings counted anew
+after each step, since what a channel saves depends on the layers around it.
 """
 
 from __future__ import annotations
@@ -16,9 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from yolo_compress.errors import UsageError
-from yolo_compress.prune.cost import CostModel
 from yolo_compress.prune.graph import ChannelGraph, IntArray
-from yolo_compress.prune.importance import FloatArray
+from yolo_compress.prune.inputs import FloatArray
+from yolo_compress.prune.latency import LayerTimes, TimedCost
 
 TOLERANCE = 0.03  # share of the target that the finished widths may miss before the result says so
 POLISH = 0.005  # below this miss no width is moved away from what the level gives
@@ -26,11 +28,14 @@ MOVES = 50
 LEVELS = 4001  # of the local scope: shares in steps of 0.00025, finer than one channel in 4000
 
 
+Scope = Literal["budget", "local", "global"]
+
+
 @dataclass(frozen=True)
 class Target:
-    """What is to be removed: `share` of the parameters (`ratio`) or of the operations (`flops`)."""
+    """What is to be removed: `share` of the parameters (`ratio`), operations (`flops`) or layer times (`latency`)."""
 
-    kind: Literal["ratio", "flops"]
+    kind: Literal["ratio", "flops", "latency"]
     share: float
 
 
@@ -60,7 +65,7 @@ class Widths:
 
 @dataclass(frozen=True)
 class Plan:
-    """Which channels of a graph stay, and what the finished model will cost."""
+    """Which channels of a graph stay, and what the finished model will cost, in seconds by layer times."""
 
     graph: ChannelGraph
     kept: npt.NDArray[np.bool_]
@@ -70,6 +75,8 @@ class Plan:
     params_after: int
     ops_before: int
     ops_after: int
+    seconds_before: float
+    seconds_after: float
     notes: tuple[str, ...]
 
     def positions(self, channels: IntArray) -> IntArray:
@@ -77,13 +84,13 @@ class Plan:
         return np.flatnonzero(self.kept[channels])
 
 
-def check_reachable(graph: ChannelGraph, *, target: Target, widths: Widths) -> None:
+def check_reachable(graph: ChannelGraph, *, target: Target, widths: Widths, times: LayerTimes | None = None) -> None:
     """Refuse a target before anything slow is done.
 
     Raises:
         UsageError: More than can go is asked for, or less than half of the smallest step.
     """
-    _Search(graph, np.ones(graph.channels), target=target, widths=widths, scope="local").check()
+    _Search(graph, np.ones(graph.channels), target=target, widths=widths, scope="local", times=times).check()
 
 
 def allocate(
@@ -92,7 +99,8 @@ def allocate(
     *,
     target: Target,
     widths: Widths,
-    scope: Literal["global", "local"],
+    scope: Scope,
+    times: LayerTimes | None = None,
 ) -> Plan:
     """Choose widths that meet the target, and in each group the channels with the best scores.
 
@@ -101,12 +109,14 @@ def allocate(
         scores: One per channel, normalised per group.
         target: What is to be removed.
         widths: What widths layers may take.
-        scope: `local` takes the same share of each layer; `global` compares scores across layers.
+        scope: `local` takes the same share of each layer; `global` takes what scores lowest anywhere; `budget` takes
+            what costs least importance per saving.
+        times: Layer times, which a latency target is counted in.
 
     Raises:
         UsageError: The target cannot be reached.
     """
-    search = _Search(graph, scores, target=target, widths=widths, scope=scope)
+    search = _Search(graph, scores, target=target, widths=widths, scope=scope, times=times)
     search.check()
     chosen = search.run()
     kept = np.ones(graph.channels, dtype=bool)
@@ -121,7 +131,9 @@ def allocate(
         notes = (
             f"{target.kind}={target.share:g} became {share:.3f}: round_to={widths.round_to} allows nothing closer",
         )
-    (params_before, ops_before), (params_after, ops_after) = search.cost(search.full), search.cost(chosen)
+    (params_before, ops_before, seconds_before), (params_after, ops_after, seconds_after) = (
+        search.cost(at) for at in (search.full, chosen)
+    )
     return Plan(
         graph=graph,
         kept=kept,
@@ -131,6 +143,8 @@ def allocate(
         params_after=params_after,
         ops_before=ops_before,
         ops_after=ops_after,
+        seconds_before=seconds_before,
+        seconds_after=seconds_after,
         notes=notes,
     )
 
@@ -145,26 +159,28 @@ class _Search:
         *,
         target: Target,
         widths: Widths,
-        scope: Literal["global", "local"],
+        scope: Scope,
+        times: LayerTimes | None = None,
     ) -> None:
         self.target, self.widths, self.scope = target, widths, scope
+        self.which = ("ratio", "flops", "latency").index(target.kind)
         self.units = graph.units
-        self.costs = CostModel(graph)
+        self.costs = TimedCost(graph, times)
         self.full = np.array([len(graph.groups[unit[0]]) for unit in graph.units], dtype=np.int64)
+        self._before = self.cost(self.full)[self.which]
         self.allowed = [widths.allowed(int(width)) for width in self.full]
         # What the k-th channel to go costs: tied groups lose their k-th worst together.
         self.profiles = [np.mean([np.sort(scores[graph.groups[g]]) for g in unit], axis=0) for unit in graph.units]
         pairs = zip(self.profiles, self.units, strict=True)
         self.lost = [np.concatenate([[0.0], np.cumsum(profile)]) * len(unit) for profile, unit in pairs]
 
-    def cost(self, chosen: IntArray) -> tuple[int, int]:
-        """Return parameters and operations at the given widths."""
+    def cost(self, chosen: IntArray) -> tuple[int, int, float]:
+        """Return parameters, operations and seconds at the given widths."""
         return self.costs(self.units, chosen)
 
     def removed(self, chosen: IntArray) -> float:
         """Return the share of the targeted cost that is gone at the given widths."""
-        which = 0 if self.target.kind == "ratio" else 1
-        return 1 - self.cost(chosen)[which] / self.cost(self.full)[which]
+        return 1 - self.cost(chosen)[self.which] / self._before
 
     def check(self) -> None:
         """Raise where the target lies outside of what the allowed widths can do."""
@@ -187,6 +203,10 @@ class _Search:
 
     def run(self) -> IntArray:
         """Return widths whose cost is as near to the target as they allow."""
+        if self.scope == "budget":
+            narrowest = np.array([widths[-1] for widths in self.allowed], dtype=np.int64)
+            chosen = self._between(self.full, narrowest)
+            return self._polish(chosen, wanted=chosen.astype(np.float64))
         low, high = self._bracket()
         return self._polish(self._between(self.at(low), self.at(high)), wanted=self._wanted(high))
 
@@ -216,21 +236,31 @@ class _Search:
         return float(levels[low]), float(levels[high])
 
     def _between(self, wide: IntArray, narrow: IntArray) -> IntArray:
-        """Walk from wide to narrow, least importance per saving first, and return where the target was nearest."""
-        which = 0 if self.target.kind == "ratio" else 1
+        """Walk from wide to narrow, least importance per saving first, and return where the target was nearest.
+
+        Parameters and operations fall evenly with width, so that steps to the next width are enough. Times fall in
+        stairs: there each step may pass over widths that save nothing.
+        """
         best = current = wide
         while self.removed(current) < self.target.share:
-            here = self.cost(current)[which]
+            here = self.cost(current)[self.which]
             steps: list[tuple[float, int, IntArray]] = []
             for unit in np.flatnonzero(current > narrow).tolist():
-                step = self._moved(current, unit, self._neighbour(unit, int(current[unit]), 1))
-                lost = self._loss(unit, int(step[unit])) - self._loss(unit, int(current[unit]))
-                steps.append((lost / max(here - self.cost(step)[which], 1), unit, step))
+                for width in self._narrower(unit, int(current[unit]), int(narrow[unit])):
+                    step = self._moved(current, unit, width)
+                    lost = self._loss(unit, width) - self._loss(unit, int(current[unit]))
+                    saved = here - self.cost(step)[self.which]
+                    steps.append((lost / saved if saved > 0 else math.inf, unit, step))
             if not steps:
                 break
             current = min(steps, key=lambda item: item[:2])[2]
             best = min(best, current, key=self._miss)
         return best
+
+    def _narrower(self, unit: int, width: int, least: int) -> list[int]:
+        """Return the widths that a step may lead to."""
+        below = [int(w) for w in self.allowed[unit] if least <= w < width]
+        return below if self.target.kind == "latency" else below[:1]
 
     def _polish(self, current: IntArray, *, wanted: FloatArray) -> IntArray:
         """Move single widths by one step while that brings the target nearer and it is not near enough.

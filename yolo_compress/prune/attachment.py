@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -15,15 +16,18 @@ from yolo_compress.host.checkpoint import facts, set_facts
 from yolo_compress.host.data import image_batches, labelled_batches, read_data, sample
 from yolo_compress.host.trainer import CompressTrainer
 from yolo_compress.host.ultralytics import LOGGER, RANK
-from yolo_compress.prune import prune
+from yolo_compress.prune import Timing, prune
 from yolo_compress.recipe import PruneSection
+
+TimingFor = Callable[..., AbstractContextManager[Timing | None]]  # `timing.timing_for`, which stands above this package
 
 
 class Pruning:
     """Prunes the model of a run; a resumed run is pruned already and is left as it is."""
 
-    def __init__(self, section: PruneSection) -> None:
-        self.section = section
+    def __init__(self, section: PruneSection, timing: TimingFor) -> None:
+        """Take the section, and what makes a timing of a model for it."""
+        self.section, self.timing = section, timing
 
     def attach(self, trainer: CompressTrainer) -> None:
         """Prune `trainer.model` on images of the run's training set.
@@ -46,7 +50,9 @@ class Pruning:
             return image_batches(chosen, imgsz)
 
         model = trainer.model
-        result = prune(model, config=section, imgsz=imgsz, loss_batches=labelled, image_batches=images)
+        with self.timing(section, model, imgsz=imgsz, images=chosen) as timing:
+            sources = {"loss_batches": labelled, "image_batches": images, "timing": timing}
+            result = prune(model, config=section, imgsz=imgsz, **sources)
         set_facts(result.model, {**facts(model), "prune": result.facts()})
         trainer.model = result.model.to(trainer.device)
         if RANK in {-1, 0}:

@@ -38,16 +38,27 @@ class CostModel:
         self.bias = np.array([conv.bias for conv in convs], dtype=np.int64)
         self.positions = np.array([conv.positions for conv in convs], dtype=np.int64)
 
-    def __call__(self, units: Sequence[tuple[int, ...]], chosen: IntArray) -> tuple[int, int]:
-        """Return (parameters, operations) where each unit's groups have the chosen width and all others are whole."""
+    def widths(self, units: Sequence[tuple[int, ...]], chosen: IntArray) -> IntArray:
+        """Return the width of every group where each unit's groups have the chosen one and all others are whole."""
         widths = self.sizes.copy()
         for unit, width in zip(units, chosen, strict=True):
             widths[list(unit)] = width
-        inputs = np.where(self.depthwise, 1, (self.inputs @ widths) // self.divisor)
-        outputs = self.outputs @ widths
-        weights = self.area * inputs * outputs
+        return widths
+
+    def ends(self, widths: IntArray) -> tuple[IntArray, IntArray]:
+        """Return the input and output channels of every convolution."""
+        return self.inputs @ widths, self.outputs @ widths
+
+    def at(self, widths: IntArray) -> tuple[int, int]:
+        """Return (parameters, operations) at the widths of all groups."""
+        inputs, outputs = self.ends(widths)
+        weights = self.area * np.where(self.depthwise, 1, inputs // self.divisor) * outputs
         params = int((weights + self.bias * outputs).sum() + 2 * (self.norms @ widths)) + self.fixed_params
         return params, int((2 * weights * self.positions).sum()) + self.fixed_ops
+
+    def __call__(self, units: Sequence[tuple[int, ...]], chosen: IntArray) -> tuple[int, int]:
+        """Return (parameters, operations) at the chosen widths of units."""
+        return self.at(self.widths(units, chosen))
 
     def _times(self, groups: IntArray) -> IntArray:
         return np.bincount(groups, minlength=len(self.sizes)) // self.sizes

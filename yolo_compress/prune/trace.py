@@ -49,6 +49,8 @@ class Convolution:
         groups: Of a grouped convolution, which is kept whole; else 1.
         area: Kernel height times width.
         positions: Output height times width at the image size of the graph.
+        stride: Of rows; columns have the same in every supported block.
+        size: (height, width) of the input at the image size of the graph.
     """
 
     name: str
@@ -61,6 +63,8 @@ class Convolution:
     area: int
     positions: int
     bias: bool
+    stride: int
+    size: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -187,6 +191,8 @@ class Tracer:
                 area=int(np.prod(conv.kernel_size)),
                 positions=height * width,
                 bias=conv.bias is not None,
+                stride=int(conv.stride[0]),
+                size=(x.height, x.width),
             )
         )
         return Feature(out, height, width)

@@ -14,8 +14,8 @@ from torch import nn
 from tests.unit.prune.models import IMGSZ, build
 from yolo_compress.errors import CompressError
 from yolo_compress.host.detect import detection_loss
-from yolo_compress.prune import IMPORTANCES, ChannelGraph, build_graph, normalised
-from yolo_compress.prune import importance as module
+from yolo_compress.prune import IMPORTANCES, ChannelGraph, Inputs, build_graph, normalised
+from yolo_compress.prune import gradient as module
 from yolo_compress.recipe import PruneSection
 
 EPS = 1e-5  # in float64: truncation about 1e-10, rounding about 1e-11
@@ -33,17 +33,17 @@ def _smooth_losses(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("family", ["yolov8n", "yolo26n"])
-def test_taylor_equals_numeric_derivatives_by_a_mask(family: str, labelled, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fisher_equals_numeric_derivatives_by_a_mask(family: str, labelled, monkeypatch: pytest.MonkeyPatch) -> None:
     model = build(family).double().requires_grad_(False)
     batches = [{k: v.double() for k, v in batch.items()} for batch in labelled()]
     monkeypatch.setattr(module, "detection_loss", lambda m, batch: _smooth_losses(m, batch["img"]).sum())
     graph = build_graph(model, imgsz=IMGSZ)
-    scores = IMPORTANCES["taylor"].function(model, graph, lambda: batches, silent)
+    scores = IMPORTANCES["fisher"].function(model, graph, Inputs(labelled=lambda: batches), silent)
     images = torch.cat([batch["img"] for batch in batches])
     free = [c for c in range(graph.channels) if c not in graph.frozen]
     for channel in np.random.default_rng(0).choice(free, 10, replace=False).tolist():
         up, down = (_smooth_losses(_scaled(model, graph, channel, 1 + e), images) for e in (EPS, -EPS))
-        expected = float(((up - down) / (2 * EPS)).square().sum())
+        expected = float(((up - down) / (2 * EPS)).square().sum()) / 2
         assert scores[channel] == pytest.approx(expected, rel=1e-4, abs=1e-12)
 
 
@@ -59,13 +59,13 @@ def _scaled(model: nn.Module, graph: ChannelGraph, channel: int, factor: float) 
 
 
 @pytest.mark.parametrize("family", ["yolov8n", "yolo11n", "yolo26n"])
-def test_taylor_on_the_detection_loss_equals_batchnorm_gradients(family: str, labelled, family_model) -> None:
+def test_fisher_on_the_detection_loss_equals_batchnorm_gradients(family: str, labelled, family_model) -> None:
     """For one image, the mask's derivative is g dL/dg + b dL/db, summed over the BatchNorms that carry a channel."""
     model = deepcopy(family_model(family)).float()
     graph = build_graph(model, imgsz=IMGSZ)
     batch = labelled()[1]
     assert len(batch["img"]) == 1
-    scores = IMPORTANCES["taylor"].function(model, graph, lambda: [batch], silent)
+    scores = IMPORTANCES["fisher"].function(model, graph, Inputs(labelled=lambda: [batch]), silent)
     detection_loss(model, batch).backward()
     modules = dict(model.named_modules())
     sums = np.zeros(graph.channels)
@@ -73,14 +73,14 @@ def test_taylor_on_the_detection_loss_equals_batchnorm_gradients(family: str, la
         bn = modules[norm.name]
         np.add.at(sums, norm.channels, (bn.weight * bn.weight.grad + bn.bias * bn.bias.grad).detach().numpy())
     free = [c for c in range(graph.channels) if c not in graph.frozen]
-    np.testing.assert_allclose(np.sqrt(scores[free]), np.abs(sums[free]), rtol=1e-3, atol=1e-4 * np.abs(sums).max())
+    np.testing.assert_allclose(np.sqrt(2 * scores[free]), np.abs(sums[free]), rtol=1e-3, atol=1e-4 * np.abs(sums).max())
     assert scores[free].max() > 0
 
 
 def test_l2_equals_loops(family_model) -> None:
     model = family_model("yolo11n")
     graph = build_graph(model, imgsz=IMGSZ)
-    scores = IMPORTANCES["l2"].function(model, graph, None, silent)
+    scores = IMPORTANCES["l2"].function(model, graph, Inputs(), silent)
     modules = dict(model.named_modules())
     for channel in (5, 40, 333, 701):
         total = 0.0
@@ -92,10 +92,13 @@ def test_l2_equals_loops(family_model) -> None:
 
 
 def test_an_importance_does_not_touch_the_model(importance: str, labelled) -> None:
+    def images() -> list[np.ndarray]:
+        return [batch["img"].numpy() for batch in labelled()]
+
     model = build("yolo26n")
     before, keys = deepcopy(model.state_dict()), set(vars(model))
     graph = build_graph(model, imgsz=IMGSZ)
-    scores = IMPORTANCES[importance].function(model, graph, labelled, silent)
+    scores = IMPORTANCES[importance].function(model, graph, Inputs(labelled=labelled, images=images), silent)
     assert scores.shape == (graph.channels,)
     assert (scores >= 0).all()
     assert set(vars(model)) == keys

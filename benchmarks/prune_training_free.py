@@ -1,0 +1,165 @@
+# Copyright (C) 2026 yolo_compress contributors. SPDX-License-Identifier: AGPL-3.0-or-later
+"""What is left of a detector after pruning and repair, without any training, by score, allocation and repair.
+
+Usage: YOLO_COMPRESS_DATA=DIR python -m benchmarks.prune_training_free [model ...]
+
+Scores and repair see images of the training set, accuracy is that of the validation set. Rows that a call before has
+measured are kept. For the stand-ins (weights rebuilt from INT8) the same commands run, and their accuracy is no figure
+to compare.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from benchmarks.record import data_folder, earlier_rows, write
+from yolo_compress.bench.accuracy import detect, evaluate
+from yolo_compress.host.checkpoint import load_model
+from yolo_compress.host.cpu import use_all_cores
+from yolo_compress.host.data import DataSpec, image_batches, labelled_batches, read_data, sample
+from yolo_compress.prune import IMPORTANCES, prune
+from yolo_compress.recipe import PruneSection
+
+NAME = "prune_training_free"
+IMGSZ = 320
+FLOPS = 0.2
+IMAGES = 256
+MORE_IMAGES = 512
+MODELS = ("yolov8s", "yolov8n")
+STAND_INS = ("yolo11n-int8dq", "yolo26n-int8dq")
+BASELINES = ("random", "l1", "l2", "bn_scale", "lamp", "fpgm", "taylor")  # data-free or of first order
+WAYS = (("local", "batchnorm"), ("budget", "batchnorm"), ("budget", "reconstruct"))
+KEPT_TARGET = 0.85
+MINUTES_TARGET = 10.0
+POINTS_TARGET = 1.0
+
+
+class InMemory:
+    """A model as a session of the accuracy instrument."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = deepcopy(model).eval().fuse(verbose=False).to(memory_format=torch.channels_last)
+
+    def infer(self, images: np.ndarray) -> np.ndarray:
+        """Return raw output."""
+        with torch.inference_mode():
+            return self.model(torch.from_numpy(images).to(memory_format=torch.channels_last))[0].numpy()
+
+    def describe(self) -> dict[str, Any]:
+        """Say what runs."""
+        return {"engine": "pytorch", "precision": "fp32"}
+
+    def close(self) -> None:
+        """Have nothing to give back."""
+
+
+def main(models: list[str]) -> int:
+    """Measure what is missing and write the result file; return 1 when a claim does not hold."""
+    use_all_cores()
+    folder = data_folder()
+    data = read_data(folder / "coco/coco-mini.yaml")
+    rows = earlier_rows(NAME)
+    for model in models:
+        for setting in _settings(model):
+            if not any(all(row[key] == value for key, value in setting.items()) for row in rows):
+                rows.append(_row(folder, data, setting))
+                write(NAME, rows, [], imgsz=IMGSZ)
+                print({key: value for key, value in rows[-1].items() if key != "widths"}, flush=True)
+    return write(NAME, rows, _claims(rows), imgsz=IMGSZ)
+
+
+def accuracy(model: nn.Module, data: DataSpec) -> float:
+    """Return mAP50-95 in points on the validation images."""
+    truth, found = detect([InMemory(model)], data.val, imgsz=IMGSZ)
+    return 100 * evaluate(truth, found[0], classes=len(data.names)).map50_95
+
+
+def _settings(model: str) -> list[dict[str, Any]]:
+    ways = [(name, *way, IMAGES) for name in sorted(IMPORTANCES) for way in WAYS]
+    if model in STAND_INS:
+        ways = [("l2", "budget", "reconstruct", IMAGES), ("obs", "budget", "reconstruct", IMAGES)]
+    elif model in MODELS:
+        ways = [*ways, ("obs", "budget", "reconstruct", MORE_IMAGES)]
+    keys = ("importance", "scope", "repair", "images")
+    dense = {"importance": "none", "scope": "none", "repair": "none", "images": 0}
+    return [{"model": model, **setting} for setting in (dense, *(dict(zip(keys, way, strict=True)) for way in ways))]
+
+
+def _row(folder: Path, data: DataSpec, setting: dict[str, Any]) -> dict[str, Any]:
+    model = load_model(folder / "weights" / f"{setting['model']}.pt")
+    if setting["importance"] == "none":
+        return {**setting, "map50_95_points": accuracy(model, data), "flops_removed": 0.0, "params_removed": 0.0}
+    given = {key: setting[key] for key in ("importance", "scope", "repair", "images")}
+    chosen = sample(data.train, setting["images"], seed=0)
+    begin = time.perf_counter()
+    result = prune(
+        model,
+        config=PruneSection(flops=FLOPS, **given),
+        imgsz=IMGSZ,
+        loss_batches=lambda: labelled_batches(data, IMGSZ, limit=setting["images"]),
+        image_batches=lambda: image_batches(chosen, IMGSZ),
+    )
+    seconds = time.perf_counter() - begin
+    return {
+        **setting,
+        "map50_95_points": accuracy(result.model, data),
+        "flops_removed": 1 - result.gflops_after / result.gflops_before,
+        "params_removed": 1 - result.params_after / result.params_before,
+        "seconds": seconds,
+        "widths": {row.name: [row.width_before, row.width_after] for row in result.layers if row.why == "pruned"},
+    }
+
+
+def _claims(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    by_model = {name: [row for row in rows if row["model"] == name] for name in MODELS}
+    small = by_model["yolov8s"]
+    if len(small) < len(_settings("yolov8s")):
+        return []
+    dense = {name: next(r for r in found if r["importance"] == "none") for name, found in by_model.items() if found}
+    best = max((r for r in small if r["importance"] in BASELINES), key=lambda r: r["map50_95_points"])
+    ours = max(
+        (r for r in small if r["importance"] in ("obs", "output") and r["images"] == IMAGES),
+        key=lambda r: r["map50_95_points"],
+    )
+    ahead = ours["map50_95_points"] - best["map50_95_points"]
+    full = [r for r in rows if r["images"] == MORE_IMAGES]
+    kept = {r["model"]: r["map50_95_points"] / dense[r["model"]]["map50_95_points"] for r in full}
+    minutes = {r["model"]: r["seconds"] / 60 for r in full}
+    told = "; ".join(f"{name} {100 * kept[name]:.1f} % in {minutes[name]:.1f} min" for name in kept)
+    return [
+        {
+            "id": "prune.output_importance",
+            "statement": f"yolov8s at -20 % FLOPs, {IMAGES} images, no training: importance={ours['importance']} "
+            f"({ours['scope']}, {ours['repair']}) keeps {ours['map50_95_points']:.2f} mAP of "
+            f"{dense['yolov8s']['map50_95_points']:.2f}; the best of "
+            f"{', '.join(BASELINES)} with any allocation and repair "
+            f"keeps {best['map50_95_points']:.2f} ({best['importance']}, {best['scope']}, {best['repair']})",
+            "value": round(ahead, 2),
+            "unit": "mAP",
+            "target": f">= {POINTS_TARGET}",
+            "holds": round(ahead, 2) >= POINTS_TARGET,
+            "seeds": [0],
+        },
+        {
+            "id": "prune.training_free",
+            "statement": f"share of the dense mAP50-95 that is left at -20 % FLOPs after repair from {MORE_IMAGES} "
+            f"unlabelled images: {told} on this machine (at most {MINUTES_TARGET:g} min)",
+            "value": round(kept["yolov8s"], 4),
+            "unit": "share of dense mAP50-95",
+            "target": f">= {KEPT_TARGET}",
+            "holds": round(kept["yolov8s"], 4) >= KEPT_TARGET and minutes["yolov8s"] <= MINUTES_TARGET,
+            "seeds": [0],
+        },
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:] or [*MODELS, *STAND_INS]))

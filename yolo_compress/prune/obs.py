@@ -1,0 +1,178 @@
+# Copyright (C) 2026 yolo_compress contributors. SPDX-License-Identifier: AGPL-3.0-or-later
+"""Optimal brain surgeon on channels: what removing one costs *after* the layers that read it were adjusted.
+
+A layer reads rows x with covariance C and computes y = W x. If the columns B of W have to go, the least-squares
+adjustment of all others leaves the error tr(W_B^T W_B (C^-1_BB)^-1). A channel whose content the others hold costs next
+to nothing, however large its filters are. Rows of W count by how much the detections listen to them, measured by the
+`output` distance: the error is tr(W_B^T diag(g) W_B (C^-1_BB)^-1), summed over all layers that read the channel.
+
+Channels go one after the other, each time the cheapest, and what they held moves to the rest. So the scores are the
+costs in the order of removal. Hassibi and Stork, "Second Order Derivatives for Network Pruning: Optimal Brain
+Surgeon", 1993; structured as in Kurtic et al., "ZipLM: Inference-Aware Structured Pruning of Language Models", 2023.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from yolo_compress.host.detect import responses
+from yolo_compress.prune.graph import ChannelGraph, IntArray
+from yolo_compress.prune.inputs import FloatArray, Inputs, Progress
+from yolo_compress.prune.output import probe
+from yolo_compress.prune.patches import Moments, draw, patches
+from yolo_compress.prune.trace import Convolution
+
+POSITIONS = 64  # per image and layer
+DAMPING = 0.01  # share of the mean variance that is added to every variance, so that no inverse blows up
+STEPS = 64  # a group goes in at most so many steps, several channels at a time where it has more
+
+
+@dataclass
+class Reader:
+    """A layer that reads a group of channels.
+
+    Attributes:
+        inverse: (d, d) inverse of the damped covariance of what it reads.
+        weight: (out, d), each row scaled by the square root of how much the detections listen to it.
+        columns: (channels of the group, b) columns of each channel.
+    """
+
+    inverse: torch.Tensor
+    weight: torch.Tensor
+    columns: torch.Tensor
+
+    def errors(self) -> torch.Tensor:
+        """Return the error that removing each channel alone would leave, (channels,)."""
+        blocks = self.inverse[self.columns[:, :, None], self.columns[:, None, :]]
+        filters = self.weight[:, self.columns].movedim(1, 0)  # (channels, out, b)
+        return torch.linalg.solve(blocks, filters.transpose(1, 2) @ filters).diagonal(dim1=1, dim2=2).sum(1)
+
+    def remove(self, channels: torch.Tensor) -> float:
+        """Remove channels together, adjust what is left, and return the error."""
+        gone = self.columns[channels].flatten()
+        filters, rows = self.weight[:, gone], self.inverse[gone]
+        solved = torch.linalg.solve(rows[:, gone], rows)
+        error = torch.linalg.solve(rows[:, gone], filters.T @ filters).diagonal().sum()
+        self.weight -= filters @ solved
+        self.inverse -= rows.T @ solved
+        self.weight[:, gone] = 0
+        self.inverse[gone], self.inverse[:, gone] = 0, 0
+        self.inverse[gone, gone] = 1  # keeps the block of a channel that is gone solvable; its filters are zero
+        return float(error)
+
+
+def obs(model: nn.Module, graph: ChannelGraph, inputs: Inputs, progress: Progress) -> FloatArray:
+    """Score by the change of the detections that remains after the layers that read a channel were adjusted.
+
+    The formula is that of this module. Scores are the costs of one channel after the other, so the sum of the lowest k
+    of a group is the estimated cost of removing k. Label-free.
+
+    Raises:
+        DataError: There is not one image.
+    """
+    statistics = _statistics(model, graph, inputs, progress)
+    scores = np.zeros(graph.channels)
+    by_channel: dict[int, list[Convolution]] = {}
+    for conv in graph.convolutions:
+        if conv.name in statistics:
+            for channel in np.unique(conv.inputs).tolist():
+                by_channel.setdefault(channel, []).append(conv)
+    inverses: dict[str, torch.Tensor] = {}
+    for index, group in enumerate(graph.groups):
+        if int(group[0]) in graph.frozen:
+            continue
+        readers = []
+        for conv in by_channel.get(int(group[0]), []):
+            if conv.name not in inverses:
+                inverses[conv.name] = statistics[conv.name].inverse()
+            readers.append(statistics[conv.name].reader(conv, group, inverses[conv.name]))
+        scores[group] = removal_costs(len(group), readers)
+        progress(f"prune: removal costs of group {index + 1} of {len(graph.groups)}")
+    return scores
+
+
+def removal_costs(count: int, readers: list[Reader]) -> FloatArray:
+    """Return what each of `count` channels costs when its turn comes, never less than what went before it."""
+    costs, highest = np.zeros(count), 0.0
+    remaining = np.ones(count, dtype=bool)
+    at_once = max(1, count // STEPS)
+    while remaining.any():
+        errors = np.zeros(count)
+        for reader in readers:
+            errors += reader.errors().clamp(min=0).numpy()
+        candidates = np.flatnonzero(remaining)
+        chosen = candidates[np.argsort(errors[candidates], kind="stable")[:at_once]]
+        joint = sum(reader.remove(torch.from_numpy(chosen)) for reader in readers)
+        alone = errors[chosen].sum()
+        for channel in chosen.tolist():
+            share = errors[channel] / alone if alone > 0 else 1 / len(chosen)
+            highest = max(highest, joint * share)
+            costs[channel] = highest
+        remaining[chosen] = False
+    return costs
+
+
+@dataclass
+class _Statistics:
+    weight: torch.Tensor
+    moments: Moments
+    heard: torch.Tensor
+
+    def inverse(self) -> torch.Tensor:
+        covariance = self.moments.covariance()
+        covariance.diagonal().add_(DAMPING * covariance.diagonal().mean().clamp(min=1e-12))
+        return torch.linalg.inv(covariance)
+
+    def reader(self, conv: Convolution, group: IntArray, inverse: torch.Tensor) -> Reader:
+        places = np.stack([np.flatnonzero(conv.inputs == channel) for channel in group])  # the same number for each
+        columns = (places[:, :, None] * conv.area + np.arange(conv.area)).reshape(len(group), -1)
+        scaled = self.weight * self.heard.sqrt()[:, None]
+        return Reader(inverse.clone(), scaled, torch.from_numpy(columns))
+
+
+def _statistics(model: nn.Module, graph: ChannelGraph, inputs: Inputs, progress: Progress) -> dict[str, _Statistics]:
+    """Run images through the model and back: what each layer reads, and how much the detections listen to it."""
+    twin = deepcopy(model).eval().requires_grad_(False)
+    like = next(twin.parameters())
+    modules = dict(twin.named_modules())
+    generator = torch.Generator().manual_seed(inputs.seed)
+    signs = torch.Generator(device=like.device).manual_seed(inputs.seed)
+    found: dict[str, _Statistics] = {}
+    outputs: dict[str, torch.Tensor] = {}
+
+    def tap(name: str) -> Callable[..., torch.Tensor]:
+        def hook(module: nn.Conv2d, given: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
+            with torch.no_grad():
+                at = draw(len(output), *output.shape[2:], POSITIONS, generator)
+                found[name].moments.add(patches(module, given[0], at))
+            outputs[name] = output if output.requires_grad else output.requires_grad_()
+            return output
+
+        return hook
+
+    for conv in graph.convolutions:
+        if conv.depthwise or conv.groups > 1 or all(c in graph.frozen for c in conv.inputs.tolist()):
+            continue
+        weight = modules[conv.name].weight.flatten(1).double().cpu()
+        heard = torch.zeros(len(weight), dtype=torch.float64)
+        found[conv.name] = _Statistics(weight, Moments(weight.shape[1]), heard)
+        modules[conv.name].register_forward_hook(tap(conv.name))
+    count = 0
+    for images in inputs.pictures("obs", like):
+        outputs.clear()
+        objective = probe(responses(twin, images), inputs.weights, signs)
+        gradients = torch.autograd.grad(objective, list(outputs.values()), allow_unused=True)
+        for name, gradient in zip(outputs, gradients, strict=True):
+            if gradient is not None:
+                found[name].heard += gradient.square().sum((0, 2, 3)).double().cpu() / 2
+        count += len(images)
+        progress(f"prune: what layers read, on {count} images")
+    for item in found.values():
+        item.heard /= count
+    return found

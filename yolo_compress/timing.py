@@ -1,0 +1,135 @@
+# Copyright (C) 2026 yolo_compress contributors. SPDX-License-Identifier: AGPL-3.0-or-later
+"""Time models on a runtime at a precision, for pruning that is to meet a latency.
+
+It stands above pruning and quantization, which do not know each other: an INT8 engine of a pruned model needs both.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from torch import nn
+
+from yolo_compress.bench.latency import time_alternately
+from yolo_compress.bench.layers import LayerTable
+from yolo_compress.engines import get_engine
+from yolo_compress.engines.protocol import Session
+from yolo_compress.errors import UsageError
+from yolo_compress.host import checkpoint
+from yolo_compress.host.export import export_onnx
+from yolo_compress.quantize import quantize_onnx
+from yolo_compress.recipe import PruneSection, Target
+
+RANGE_IMAGES = 4  # enough to put quantizers into a graph whose accuracy nobody asks for
+ROUNDS = 60
+WARMUP = 10
+SETTLE_MS = 2.0
+SCHEMES: dict[str, Target] = {"openvino": "openvino", "onnxruntime": "onnxruntime"}
+
+
+class RuntimeTiming:
+    """Times models against a reference on one runtime; close it to give its memory back."""
+
+    def __init__(
+        self,
+        reference: nn.Module,
+        target: str,
+        *,
+        imgsz: int,
+        images: Sequence[Path],
+        threads: int | None = None,
+        cache: Path | None = None,
+        rounds: int = ROUNDS,
+        progress: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """Build the reference.
+
+        Args:
+            reference: The model that ratios refer to.
+            target: `runtime:precision`, such as openvino:int8.
+            imgsz: Side of the square input in pixels.
+            images: Images that INT8 ranges are taken from.
+            threads: Of the runtime; all cores when not given.
+            cache: Folder that layer times are kept in; that of the user when not given.
+            rounds: Timed rounds per comparison.
+            progress: Takes a line now and then.
+
+        Raises:
+            UsageError: The runtime or precision does not exist, or cannot run here.
+        """
+        self.runtime, _, self.precision = target.partition(":")
+        engine = get_engine(self.runtime)
+        if (why := engine.unavailable()) is not None:
+            raise UsageError(f"target={target} cannot be timed here: {why}")
+        self.engine, self.imgsz, self.images = engine, imgsz, tuple(images[:RANGE_IMAGES])
+        self.threads, self.rounds, self.progress = threads, rounds, progress
+        self.table = LayerTable(self.runtime, self.precision, threads=threads, folder=cache or cache_folder())
+        self.reference = self._session(reference)
+
+    def ratio(self, model: nn.Module) -> float:
+        """Return the median of a model's time over the reference's, round by round."""
+        session = self._session(model)
+        image = np.random.default_rng(0).random((1, 3, self.imgsz, self.imgsz), dtype=np.float32)
+        try:
+            timings = time_alternately(
+                [self.reference.infer, session.infer],
+                lambda index: image,
+                finish=lambda raw: None,
+                rounds=self.rounds,
+                warmup=WARMUP,
+                settle_ms=SETTLE_MS,
+                progress=self.progress,
+            )
+        finally:
+            session.close()
+        return float(np.median(timings.inference[:, 1] / timings.inference[:, 0]))
+
+    def close(self) -> None:
+        """Close the reference."""
+        self.reference.close()
+
+    def _session(self, model: nn.Module) -> Session:
+        with tempfile.TemporaryDirectory() as place:
+            folder = Path(place)
+            checkpoint.save_model(model, folder / "model.pt")
+            source = folder / "model.pt"
+            if self.precision == "int8":
+                floating = export_onnx(source, folder / "float.onnx", imgsz=self.imgsz)
+                source = folder / "int8.onnx"
+                scheme = SCHEMES[self.runtime]
+                quantize_onnx(
+                    floating, source, images=self.images, imgsz=self.imgsz, target=scheme, range="minmax", keep=()
+                )
+            made = self.engine.build(source, folder / "built", precision=self.precision, imgsz=self.imgsz)
+            return self.engine.load(made.path, threads=self.threads)
+
+
+@contextmanager
+def timing_for(
+    section: PruneSection,
+    model: nn.Module,
+    *,
+    imgsz: int,
+    images: Sequence[Path],
+    progress: Callable[[str], None] = lambda _: None,
+) -> Iterator[RuntimeTiming | None]:
+    """Give the timing that a section's latency target needs, or None where it has no such target."""
+    if section.latency is None or section.target is None:
+        yield None
+        return
+    timing = RuntimeTiming(model, section.target, imgsz=imgsz, images=images, progress=progress)
+    try:
+        yield timing
+    finally:
+        timing.close()
+
+
+def cache_folder() -> Path:
+    """Return where layer times are kept between runs."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "yolo_compress" / "layers"
