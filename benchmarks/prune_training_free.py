@@ -25,7 +25,7 @@ from yolo_compress.bench.accuracy import detect, evaluate
 from yolo_compress.host.checkpoint import load_model
 from yolo_compress.host.cpu import use_all_cores
 from yolo_compress.host.data import DataSpec, image_batches, labelled_batches, read_data, sample
-from yolo_compress.prune import IMPORTANCES, prune
+from yolo_compress.prune import prune
 from yolo_compress.recipe import PruneSection
 
 NAME = "prune_training_free"
@@ -36,7 +36,9 @@ MORE_IMAGES = 512
 MODELS = ("yolov8s", "yolov8n")
 STAND_INS = ("yolo11n-int8dq", "yolo26n-int8dq")
 BASELINES = ("random", "l1", "l2", "bn_scale", "lamp", "fpgm", "taylor")  # data-free or of first order
-WAYS = (("local", "batchnorm"), ("budget", "batchnorm"), ("budget", "reconstruct"))
+SCORED = (*BASELINES, "fisher", "output", "obs")
+PLAIN = ("random", "l2", "taylor", "obs")  # also as everybody does it: the same share everywhere, BatchNorm anew
+ABLATION = (("savings", "nothing"), ("savings", "batchnorm"), ("budget", "reconstruct"))  # of what `obs` does
 KEPT_TARGET = 0.85
 MINUTES_TARGET = 10.0
 POINTS_TARGET = 1.0
@@ -83,11 +85,11 @@ def accuracy(model: nn.Module, data: DataSpec) -> float:
 
 
 def _settings(model: str) -> list[dict[str, Any]]:
-    ways = [(name, *way, IMAGES) for name in sorted(IMPORTANCES) for way in WAYS]
+    ways = [(name, "savings", "reconstruct", IMAGES) for name in SCORED]
+    ways += [(name, "local", "batchnorm", IMAGES) for name in PLAIN]
+    ways += [("obs", *way, IMAGES) for way in ABLATION] + [("obs", "savings", "reconstruct", MORE_IMAGES)]
     if model in STAND_INS:
-        ways = [("l2", "budget", "reconstruct", IMAGES), ("obs", "budget", "reconstruct", IMAGES)]
-    elif model in MODELS:
-        ways = [*ways, ("obs", "budget", "reconstruct", MORE_IMAGES)]
+        ways = [(name, "savings", "reconstruct", IMAGES) for name in ("l2", "obs")]
     keys = ("importance", "scope", "repair", "images")
     dense = {"importance": "none", "scope": "none", "repair": "none", "images": 0}
     return [{"model": model, **setting} for setting in (dense, *(dict(zip(keys, way, strict=True)) for way in ways))]

@@ -87,7 +87,7 @@ def _rows(path: Path, data: DataSpec, images: int) -> list[dict[str, Any]]:
         for share in SHARES:
             result = prune(
                 model,
-                config=PruneSection(ratio=share, importance=importance, scope=scope, repair="none"),
+                config=PruneSection(ratio=share, importance=importance, scope=scope, repair="nothing"),
                 imgsz=IMGSZ,
                 loss_batches=lambda: labelled_batches(data, SCORED_IMGSZ, limit=SCORED),
             )

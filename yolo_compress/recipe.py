@@ -76,10 +76,10 @@ class PruneSection(Section):
     importance: ImportanceName = option(
         "obs", "Score that ranks channels; `yolo-compress list importances` says what each is.", flag="prune_importance"
     )
-    scope: Literal["budget", "local", "global"] = option(
-        "budget",
-        "Where channels go: least importance per saving (budget), the same share everywhere (local), or the lowest "
-        "scores anywhere (global).",
+    scope: Literal["savings", "budget", "local", "global"] = option(
+        "savings",
+        "Where channels go: where each saves most (savings), least importance per saving (budget), the same share "
+        "everywhere (local), or the lowest scores anywhere (global).",
         flag="prune_scope",
     )
     round_to: int | None = option(
@@ -96,7 +96,8 @@ class PruneSection(Section):
         (), "Layers left whole, by module name or prefix, such as model.0 or model.22.", flag="prune_keep"
     )
     images: int = option(256, "Training images for the score and for repair.", flag="prune_images", ge=1)
-    repair: Literal["reconstruct", "batchnorm", "none"] = option(
+    # not "none", which a command line reads as "not given"
+    repair: Literal["reconstruct", "batchnorm", "nothing"] = option(
         "reconstruct",
         "What is done after surgery, without training: least squares towards the full model's layer outputs "
         "(reconstruct), BatchNorm statistics anew (batchnorm), or nothing.",

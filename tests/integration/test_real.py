@@ -36,7 +36,7 @@ def test_pruned_weights_equal_masked_ones_and_load_in_stock(real_data, data, tmp
     from ultralytics import YOLO
 
     dense = checkpoint.load_model(real_data / f"weights/{name}.pt")
-    result = prune(dense, config=PruneSection(ratio=0.1, importance="l2", repair="none"), imgsz=IMGSZ)
+    result = prune(dense, config=PruneSection(ratio=0.1, importance="l2", repair="nothing"), imgsz=IMGSZ)
     image = torch.from_numpy(next(image_batches(data.val[:2], IMGSZ)))
     with torch.no_grad():
         exact, pruned = (model.eval()(image)[1] for model in (mask(dense, result.plan), result.model))

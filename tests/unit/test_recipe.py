@@ -39,12 +39,12 @@ prune = st.builds(
     target,
     section(
         importance=st.sampled_from(["obs", "output", "taylor", "l2"]),
-        scope=st.sampled_from(["global", "local", "budget"]),
+        scope=st.sampled_from(["global", "local", "budget", "savings"]),
         round_to=st.integers(1, 32),
         max_share=share,
         keep=names,
         images=st.integers(1, 999),
-        repair=st.sampled_from(["reconstruct", "batchnorm", "none"]),
+        repair=st.sampled_from(["reconstruct", "batchnorm", "nothing"]),
     ),
 )
 losses = st.dictionaries(st.sampled_from(["cwd", "response"]), st.floats(0, 10), min_size=1)

@@ -138,8 +138,8 @@ def prune(
         raise UsageError(f"importance={entry.name} needs labelled images; give data=, or importance=l2")
     if entry.needs == "images" and image_batches is None:
         raise UsageError(f"importance={entry.name} needs images; give data=, or importance=l2")
-    if config.repair != "none" and image_batches is None:
-        raise UsageError(f"repair={config.repair} needs images; give data=, or repair=none")
+    if config.repair != "nothing" and image_batches is None:
+        raise UsageError(f"repair={config.repair} needs images; give data=, or repair=nothing")
     if config.latency is not None and timing is None:
         raise UsageError(f"latency={config.latency:g} needs a runtime to time on; give target=, such as openvino:int8")
     graph = build_graph(model, imgsz=imgsz, keep=config.keep)

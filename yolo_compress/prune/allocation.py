@@ -5,7 +5,8 @@ With `local` and `global`, one number, the level, sets all widths at once: the s
 scores below it. It is searched so that the *rounded* widths meet the target; between the last level that removes too
 little and the first that removes too much, single steps are taken in the order of importance lost per saving. With
 `budget`, all steps are taken in that order, from the full widths on: a knapsack, greedy, with savings counted anew
-after each step, since what a channel saves depends on the layers around it.
+after each step, since what a channel saves depends on the layers around it. `savings` does the same as if every channel
+cost alike, and leaves to the scores only which channels of a layer go: it ends with the fewest channels removed.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ MOVES = 50
 LEVELS = 4001  # of the local scope: shares in steps of 0.00025, finer than one channel in 4000
 
 
-Scope = Literal["budget", "local", "global"]
+Scope = Literal["savings", "budget", "local", "global"]
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ def allocate(
         target: What is to be removed.
         widths: What widths layers may take.
         scope: `local` takes the same share of each layer; `global` takes what scores lowest anywhere; `budget` takes
-            what costs least importance per saving.
+            what costs least importance per saving; `savings` takes what saves most per channel.
         times: Layer times, which a latency target is counted in.
 
     Raises:
@@ -170,6 +171,8 @@ class _Search:
         self._before = self.cost(self.full)[self.which]
         self.allowed = [widths.allowed(int(width)) for width in self.full]
         # What the k-th channel to go costs: tied groups lose their k-th worst together.
+        if scope == "savings":
+            scores = np.ones_like(scores)
         self.profiles = [np.mean([np.sort(scores[graph.groups[g]]) for g in unit], axis=0) for unit in graph.units]
         pairs = zip(self.profiles, self.units, strict=True)
         self.lost = [np.concatenate([[0.0], np.cumsum(profile)]) * len(unit) for profile, unit in pairs]
@@ -203,7 +206,7 @@ class _Search:
 
     def run(self) -> IntArray:
         """Return widths whose cost is as near to the target as they allow."""
-        if self.scope == "budget":
+        if self.scope in ("budget", "savings"):
             narrowest = np.array([widths[-1] for widths in self.allowed], dtype=np.int64)
             chosen = self._between(self.full, narrowest)
             return self._polish(chosen, wanted=chosen.astype(np.float64))

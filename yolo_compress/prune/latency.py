@@ -20,7 +20,7 @@ from yolo_compress.prune.cost import CostModel
 from yolo_compress.prune.graph import ChannelGraph, IntArray
 from yolo_compress.prune.trace import Convolution
 
-SHARES = (0.25, 0.5, 0.75, 1.0)  # of the full width, where layers are measured
+SHARES = (0.5, 1.0)  # of the full width, where layers are measured: each costs about a second of building
 GRID = 16  # measured widths are multiples of this, where no step of any hardware falls between
 STEPS = (64, 32, 16, 8)
 STEP_LAYERS = 3  # costliest layers that the step is found on

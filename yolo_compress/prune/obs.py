@@ -6,9 +6,12 @@ adjustment of all others leaves the error tr(W_B^T W_B (C^-1_BB)^-1). A channel 
 to nothing, however large its filters are. Rows of W count by how much the detections listen to them, measured by the
 `output` distance: the error is tr(W_B^T diag(g) W_B (C^-1_BB)^-1), summed over all layers that read the channel.
 
-Channels go one after the other, each time the cheapest, and what they held moves to the rest. So the scores are the
-costs in the order of removal. Hassibi and Stork, "Second Order Derivatives for Network Pruning: Optimal Brain
-Surgeon", 1993; structured as in Kurtic et al., "ZipLM: Inference-Aware Structured Pruning of Language Models", 2023.
+Channels go one after the other, each time the cheapest, and what they held moves to the rest. The adjustment is found
+on one half of the images and what it leaves is measured on the other: where a layer reads many inputs at few positions,
+as the coarse levels of a detector do, the first half alone would promise a repair that other images do not see. The
+scores are these costs, in the order of removal. Hassibi and Stork, "Second Order Derivatives for Network Pruning:
+Optimal Brain Surgeon", 1993; structured as in Kurtic et al., "ZipLM: Inference-Aware Structured Pruning of Language
+Models", 2023.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.optimize import isotonic_regression
 from torch import nn
 
 from yolo_compress.host.detect import responses
@@ -41,11 +45,16 @@ class Reader:
         inverse: (d, d) inverse of the damped covariance of what it reads.
         weight: (out, d), each row scaled by the square root of how much the detections listen to it.
         columns: (channels of the group, b) columns of each channel.
+        held_out: (d, d) covariance of what it reads on other images.
     """
 
     inverse: torch.Tensor
     weight: torch.Tensor
     columns: torch.Tensor
+    held_out: torch.Tensor
+
+    def __post_init__(self) -> None:
+        self.full = self.weight.clone()
 
     def errors(self) -> torch.Tensor:
         """Return the error that removing each channel alone would leave, (channels,)."""
@@ -53,18 +62,21 @@ class Reader:
         filters = self.weight[:, self.columns].movedim(1, 0)  # (channels, out, b)
         return torch.linalg.solve(blocks, filters.transpose(1, 2) @ filters).diagonal(dim1=1, dim2=2).sum(1)
 
-    def remove(self, channels: torch.Tensor) -> float:
-        """Remove channels together, adjust what is left, and return the error."""
+    def remove(self, channels: torch.Tensor) -> None:
+        """Remove channels together and adjust what is left."""
         gone = self.columns[channels].flatten()
         filters, rows = self.weight[:, gone], self.inverse[gone]
         solved = torch.linalg.solve(rows[:, gone], rows)
-        error = torch.linalg.solve(rows[:, gone], filters.T @ filters).diagonal().sum()
         self.weight -= filters @ solved
         self.inverse -= rows.T @ solved
         self.weight[:, gone] = 0
         self.inverse[gone], self.inverse[:, gone] = 0, 0
         self.inverse[gone, gone] = 1  # keeps the block of a channel that is gone solvable; its filters are zero
-        return float(error)
+
+    def error(self) -> float:
+        """Return the error of everything that was removed and adjusted, on the images that were held out."""
+        change = self.weight - self.full
+        return float(((change @ self.held_out) * change).sum())
 
 
 def obs(model: nn.Module, graph: ChannelGraph, inputs: Inputs, progress: Progress) -> FloatArray:
@@ -98,34 +110,35 @@ def obs(model: nn.Module, graph: ChannelGraph, inputs: Inputs, progress: Progres
 
 
 def removal_costs(count: int, readers: list[Reader]) -> FloatArray:
-    """Return what each of `count` channels costs when its turn comes, never less than what went before it."""
-    costs, highest = np.zeros(count), 0.0
-    remaining = np.ones(count, dtype=bool)
+    """Return what each of `count` channels costs when its turn comes, evened out so that costs rise along the order."""
+    if not readers:
+        return np.zeros(count)
+    order: list[int] = []
+    totals = [0.0]
     at_once = max(1, count // STEPS)
-    while remaining.any():
-        errors = np.zeros(count)
+    while len(order) < count:
+        errors = sum(reader.errors() for reader in readers).numpy()
+        errors[order] = np.inf
+        chosen = np.argsort(errors, kind="stable")[: min(at_once, count - len(order))]
         for reader in readers:
-            errors += reader.errors().clamp(min=0).numpy()
-        candidates = np.flatnonzero(remaining)
-        chosen = candidates[np.argsort(errors[candidates], kind="stable")[:at_once]]
-        joint = sum(reader.remove(torch.from_numpy(chosen)) for reader in readers)
-        alone = errors[chosen].sum()
-        for channel in chosen.tolist():
-            share = errors[channel] / alone if alone > 0 else 1 / len(chosen)
-            highest = max(highest, joint * share)
-            costs[channel] = highest
-        remaining[chosen] = False
+            reader.remove(torch.from_numpy(chosen))
+        whole = sum(reader.error() for reader in readers)
+        totals += np.linspace(totals[-1], whole, len(chosen) + 1)[1:].tolist()
+        order += chosen.tolist()
+    costs = np.zeros(count)
+    steps = isotonic_regression(np.diff(totals)).x.clip(min=0)
+    costs[order] = steps * (1 + 1e-9 * np.arange(count))  # equal steps keep their order
     return costs
 
 
 @dataclass
 class _Statistics:
     weight: torch.Tensor
-    moments: Moments
+    halves: tuple[Moments, Moments]
     heard: torch.Tensor
 
     def inverse(self) -> torch.Tensor:
-        covariance = self.moments.covariance()
+        covariance = self.halves[0].covariance()
         covariance.diagonal().add_(DAMPING * covariance.diagonal().mean().clamp(min=1e-12))
         return torch.linalg.inv(covariance)
 
@@ -133,7 +146,7 @@ class _Statistics:
         places = np.stack([np.flatnonzero(conv.inputs == channel) for channel in group])  # the same number for each
         columns = (places[:, :, None] * conv.area + np.arange(conv.area)).reshape(len(group), -1)
         scaled = self.weight * self.heard.sqrt()[:, None]
-        return Reader(inverse.clone(), scaled, torch.from_numpy(columns))
+        return Reader(inverse.clone(), scaled, torch.from_numpy(columns), self.halves[1].covariance())
 
 
 def _statistics(model: nn.Module, graph: ChannelGraph, inputs: Inputs, progress: Progress) -> dict[str, _Statistics]:
@@ -150,7 +163,10 @@ def _statistics(model: nn.Module, graph: ChannelGraph, inputs: Inputs, progress:
         def hook(module: nn.Conv2d, given: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
             with torch.no_grad():
                 at = draw(len(output), *output.shape[2:], POSITIONS, generator)
-                found[name].moments.add(patches(module, given[0], at))
+                rows = patches(module, given[0], at)
+                middle = len(at.image) // 2  # a batch of one image is split by its positions
+                for half, part in zip(found[name].halves, (rows[:middle], rows[middle:]), strict=True):
+                    half.add(part)
             outputs[name] = output if output.requires_grad else output.requires_grad_()
             return output
 
@@ -161,7 +177,7 @@ def _statistics(model: nn.Module, graph: ChannelGraph, inputs: Inputs, progress:
             continue
         weight = modules[conv.name].weight.flatten(1).double().cpu()
         heard = torch.zeros(len(weight), dtype=torch.float64)
-        found[conv.name] = _Statistics(weight, Moments(weight.shape[1]), heard)
+        found[conv.name] = _Statistics(weight, (Moments(weight.shape[1]), Moments(weight.shape[1])), heard)
         modules[conv.name].register_forward_hook(tap(conv.name))
     count = 0
     for images in inputs.pictures("obs", like):

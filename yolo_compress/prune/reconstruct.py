@@ -74,7 +74,7 @@ def reconstruct_(
     generator = torch.Generator().manual_seed(seed)
     images = [torch.as_tensor(batch) for batch in batches]
     if not images:
-        raise DataError("reconstruction got no image; give a data YAML with train images, or repair=none")
+        raise DataError("reconstruction got no image; give a data YAML with train images, or repair=nothing")
     convolutions: dict[str, list[Convolution]] = {}
     for conv in plan.graph.convolutions:
         convolutions.setdefault(".".join(conv.name.split(".")[:2]), []).append(conv)

@@ -51,7 +51,7 @@ def reestimate_(
             raise
         raise UsageError(
             "BatchNorm cannot be re-estimated from a batch of one image whose deepest feature map is one pixel; "
-            "give a larger imgsz or more images, or repair=none"
+            "give a larger imgsz or more images, or repair=nothing"
         ) from error
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
@@ -59,5 +59,5 @@ def reestimate_(
         for module, training in modes:
             module.training = training
     if not images:
-        raise DataError("BatchNorm re-estimation got no image; give a data YAML with train images, or repair=none")
+        raise DataError("BatchNorm re-estimation got no image; give a data YAML with train images, or repair=nothing")
     return images

@@ -117,7 +117,7 @@ def test_the_model_given_is_left_alone_and_the_result_repeats(importance: str, l
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_predicted_costs_are_the_counted_ones(family: str, family_model) -> None:
-    result = prune(family_model(family), config=_config(repair="none"), imgsz=IMGSZ)
+    result = prune(family_model(family), config=_config(repair="nothing"), imgsz=IMGSZ)
     assert (result.params_after, result.gflops_after) == count(result.model, IMGSZ)
     assert (result.params_before, result.gflops_before) == count(family_model(family), IMGSZ)
     assert sum(row.params_before for row in result.layers) <= result.params_before
@@ -127,10 +127,10 @@ def test_predicted_costs_are_the_counted_ones(family: str, family_model) -> None
 
 
 def test_facts_are_builtin_and_rows_say_why(family_model) -> None:
-    result = prune(family_model("yolo11n"), config=_config(repair="none", keep=("model.0",)), imgsz=IMGSZ)
+    result = prune(family_model("yolo11n"), config=_config(repair="nothing", keep=("model.0",)), imgsz=IMGSZ)
     _assert_builtin(result.facts())
     assert result.facts()["settings"]["ratio"] == 0.3
-    again = prune(family_model("yolo11n"), config=_config(repair="none", keep=("model.0",)), imgsz=IMGSZ)
+    again = prune(family_model("yolo11n"), config=_config(repair="nothing", keep=("model.0",)), imgsz=IMGSZ)
     assert again.facts() == result.facts()
     rows = {row.name: row for row in result.layers}
     assert rows["model.0"].why == "named in keep=model.0"
@@ -171,7 +171,7 @@ def test_pruning_twice(family_model, images: torch.Tensor) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_pickle_names_stock_classes_only(family: str, family_model, tmp_path) -> None:
     model = family_model(family)
-    result = prune(model, config=_config(repair="none"), imgsz=IMGSZ)
+    result = prune(model, config=_config(repair="nothing"), imgsz=IMGSZ)
     buffer = io.BytesIO()
     torch.save(result.model, buffer)
     modules = _pickled_modules(buffer.getvalue())
@@ -202,7 +202,7 @@ def test_what_is_missing_is_said_before_any_work(family_model) -> None:
         prune(model, config=_config("taylor"), imgsz=IMGSZ, image_batches=_images)
     with pytest.raises(UsageError, match="importance=output needs images; give data=, or importance=l2"):
         prune(model, config=_config("output"), imgsz=IMGSZ)
-    with pytest.raises(UsageError, match="repair=reconstruct needs images; give data=, or repair=none"):
+    with pytest.raises(UsageError, match="repair=reconstruct needs images; give data=, or repair=nothing"):
         prune(model, config=_config(), imgsz=IMGSZ)
     with pytest.raises(UsageError, match=r"ratio=0.97 cannot be reached"):  # before the first batch is asked for
         prune(model, config=_config("taylor", ratio=0.97), imgsz=IMGSZ, loss_batches=_never, image_batches=_never)

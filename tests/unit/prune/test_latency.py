@@ -58,7 +58,7 @@ class Runtime:
 def test_the_finished_model_meets_the_latency(family: str, fixed: float, family_model) -> None:
     model = family_model(family)
     runtime = Runtime(build_graph(model, imgsz=IMGSZ), fixed=fixed)
-    config = PruneSection(latency=0.8, target="openvino:fp32", importance="l2", repair="none", round_to=2)
+    config = PruneSection(latency=0.8, target="openvino:fp32", importance="l2", repair="nothing", round_to=2)
     result = prune(model, config=config, imgsz=IMGSZ, timing=runtime)
     assert runtime.ratio(result.model) == pytest.approx(0.8, rel=0.03)
     assert any(note.startswith("measured on openvino:fp32: 0.") for note in result.notes)
@@ -67,7 +67,7 @@ def test_the_finished_model_meets_the_latency(family: str, fixed: float, family_
 def test_a_latency_that_cannot_be_met_says_what_can(family_model) -> None:
     model = family_model("yolov8n")
     runtime = Runtime(build_graph(model, imgsz=IMGSZ), fixed=5.0)
-    config = PruneSection(latency=0.5, target="openvino:fp32", importance="l2", repair="none", round_to=4)
+    config = PruneSection(latency=0.5, target="openvino:fp32", importance="l2", repair="nothing", round_to=4)
     with pytest.raises(
         UsageError, match=r"latency=0\.5 cannot be met on openvino:fp32: the narrowest plan tried takes 0\."
     ):

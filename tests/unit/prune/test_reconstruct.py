@@ -104,6 +104,6 @@ def test_no_images() -> None:
     model = build("yolov8n")
     plan = make_plan(model, 0.2)
     with pytest.raises(
-        DataError, match="reconstruction got no image; give a data YAML with train images, or repair=none"
+        DataError, match="reconstruction got no image; give a data YAML with train images, or repair=nothing"
     ):
         reconstruct_(apply(model, plan), model, plan, [])

@@ -62,7 +62,7 @@ def test_statistics_from_before_do_not_count() -> None:
 
 
 def test_no_images() -> None:
-    with pytest.raises(DataError, match="got no image; give a data YAML with train images, or repair=none"):
+    with pytest.raises(DataError, match="got no image; give a data YAML with train images, or repair=nothing"):
         reestimate_(build("yolov8n"), [])
 
 
