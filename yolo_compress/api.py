@@ -19,9 +19,10 @@ from yolo_compress.host.cli import check_keys, native_keys
 from yolo_compress.pipeline import RunResult
 from yolo_compress.recipe import BenchSection, PruneSection, QuantizeSection, Recipe
 from yolo_compress.report import ReportFiles, write_report
+from yolo_compress.sensitivity import sensitivity
 from yolo_compress.train import disable, enable, train
 
-__all__ = ("bench", "build", "disable", "enable", "prune", "quantize", "report", "run", "train")
+__all__ = ("bench", "build", "disable", "enable", "prune", "quantize", "report", "run", "sensitivity", "train")
 
 PROJECT = Path("runs/compress")
 SectionType = TypeVar("SectionType", PruneSection, QuantizeSection, BenchSection)

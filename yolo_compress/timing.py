@@ -26,7 +26,7 @@ from yolo_compress.quantize import quantize_onnx
 from yolo_compress.recipe import PruneSection, Target
 
 RANGE_IMAGES = 4  # enough to put quantizers into a graph whose accuracy nobody asks for
-ROUNDS = 60
+ROUNDS = 200
 WARMUP = 10
 SETTLE_MS = 2.0
 SCHEMES: dict[str, Target] = {"openvino": "openvino", "onnxruntime": "onnxruntime"}
@@ -63,12 +63,9 @@ class RuntimeTiming:
             UsageError: The runtime or precision does not exist, or cannot run here.
         """
         self.runtime, _, self.precision = target.partition(":")
-        engine = get_engine(self.runtime)
-        if (why := engine.unavailable()) is not None:
-            raise UsageError(f"target={target} cannot be timed here: {why}")
-        self.engine, self.imgsz, self.images = engine, imgsz, tuple(images[:RANGE_IMAGES])
+        self.table = table_for(target, threads=threads, cache=cache)
+        self.engine, self.imgsz, self.images = get_engine(self.runtime), imgsz, tuple(images[:RANGE_IMAGES])
         self.threads, self.rounds, self.progress = threads, rounds, progress
-        self.table = LayerTable(self.runtime, self.precision, threads=threads, folder=cache or cache_folder())
         self.reference = self._session(reference)
 
     def ratio(self, model: nn.Module) -> float:
@@ -127,6 +124,18 @@ def timing_for(
         yield timing
     finally:
         timing.close()
+
+
+def table_for(target: str, *, threads: int | None = None, cache: Path | None = None) -> LayerTable:
+    """Return the layer times of a runtime at a precision, with what was measured before.
+
+    Raises:
+        UsageError: The runtime does not exist, or cannot run here.
+    """
+    runtime, _, precision = target.partition(":")
+    if (why := get_engine(runtime).unavailable()) is not None:
+        raise UsageError(f"target={target} cannot be timed here: {why}")
+    return LayerTable(runtime, precision, threads=threads, folder=cache or cache_folder())
 
 
 def cache_folder() -> Path:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import shutil
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -51,17 +52,17 @@ class PyTorch:
         return PyTorchSession(path, device, threads)
 
 
-class PyTorchSession:
-    """A fused model in eval mode."""
+class ModelSession:
+    """A model in memory, fused, in eval mode; the one that is given stays as it is."""
 
-    def __init__(self, path: Path, device: str, threads: int | None) -> None:
+    def __init__(self, model: torch.nn.Module, *, device: str = "cpu", threads: int | None = None) -> None:
         try:
             self.device = torch.device(f"cuda:{device}" if device.isdigit() else device)
-            model = load_model(path).fuse(verbose=False).to(self.device).eval()
+            copy = deepcopy(model).fuse(verbose=False).to(self.device).eval()
         except RuntimeError as error:
             raise UsageError(f"device={device} cannot be used ({error}); give device=cpu") from error
-        self.model: torch.nn.Module | None = model
-        self.precision = facts(model).get(PRECISION_FACT, "fp32")
+        self.model: torch.nn.Module | None = copy
+        self.precision = facts(copy).get(PRECISION_FACT, "fp32")
         self.threads = threads or usable_cores()
 
     def infer(self, images: np.ndarray) -> np.ndarray:
@@ -96,3 +97,10 @@ class PyTorchSession:
     def close(self) -> None:
         """Drop the model."""
         self.model = None
+
+
+class PyTorchSession(ModelSession):
+    """A checkpoint, loaded and fused."""
+
+    def __init__(self, path: Path, device: str, threads: int | None) -> None:
+        super().__init__(load_model(path), device=device, threads=threads)

@@ -12,6 +12,7 @@ cost alike, and leaves to the scores only which channels of a layer go: it ends 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -150,6 +151,16 @@ def allocate(
     )
 
 
+def costs_of(
+    graph: ChannelGraph, narrowed: Mapping[int, int] | None = None, *, times: LayerTimes | None = None
+) -> tuple[int, int, float]:
+    """Return parameters, operations and seconds with some units, by number, at other widths."""
+    chosen = np.array([len(graph.groups[unit[0]]) for unit in graph.units], dtype=np.int64)
+    for unit, width in (narrowed or {}).items():
+        chosen[unit] = width
+    return TimedCost(graph, times)(graph.units, chosen)
+
+
 class _Search:
     """The widths of all units, one integer each, and the search over them."""
 
@@ -284,10 +295,22 @@ class _Search:
             ]
             halving = [move for move in moves if move[0] <= miss / 2]
             best = min(halving, key=lambda move: move[1:3]) if halving else min(moves, key=lambda move: move[0])
+            if best[0] >= miss:  # one layer gives back more than is missing, and another takes the rest
+                pairs = ((self._miss(pair), 0.0, 0, pair) for pair in self._exchanges(current))
+                best = min(pairs, key=lambda move: move[0], default=best)
             if best[0] >= miss:
                 break
             current = best[3]
         return current
+
+    def _exchanges(self, current: IntArray) -> Iterator[IntArray]:
+        """Yield what widening one narrowed unit by a step and narrowing another leads to."""
+        for wider in np.flatnonzero(current < self.full).tolist():
+            given = self._moved(current, wider, self._neighbour(wider, int(current[wider]), -1))
+            for unit in range(len(self.full)):
+                width = self._neighbour(unit, int(given[unit]), 1)
+                if unit != wider and width is not None:
+                    yield self._moved(given, unit, width)
 
     def _miss(self, chosen: IntArray) -> float:
         return abs(self.removed(chosen) - self.target.share)

@@ -171,3 +171,43 @@ def test_a_target_between_two_steps_is_approached_and_noted(family_model) -> Non
 def test_flops_and_ratio_are_different_targets(family: str, family_model) -> None:
     by_params, by_ops = (make_plan(family_model(family), 0.4, kind=kind) for kind in ("ratio", "flops"))
     assert by_params.params_after != by_ops.params_after
+
+
+def test_savings_ignores_what_scores_say_across_layers_and_follows_them_within(family_model) -> None:
+    graph = build_graph(family_model("yolov8n"), imgsz=IMGSZ)
+    generator = np.random.default_rng(0)
+    scores = generator.uniform(0.1, 1, graph.channels)
+    scaled = scores.copy()
+    for group in graph.groups:
+        scaled[group] *= generator.uniform(0.01, 100)
+    plans = [
+        allocate(graph, s, target=Target("flops", 0.3), widths=Widths(4, 0.7), scope="savings")
+        for s in (scores, scaled)
+    ]
+    assert (plans[0].kept == plans[1].kept).all()
+    for group in graph.groups:
+        kept = plans[0].kept[group]
+        if not kept.all():
+            assert scores[group][kept].min() >= scores[group][~kept].max()
+
+
+def test_savings_removes_fewer_channels_than_any_other_scope(family_model) -> None:
+    graph = build_graph(family_model("yolov8n"), imgsz=IMGSZ)
+    scores = normalised(np.random.default_rng(0).uniform(0.1, 1, graph.channels), graph)
+    removed = {
+        scope: int(
+            (~allocate(graph, scores, target=Target("flops", 0.3), widths=Widths(2, 0.7), scope=scope).kept).sum()
+        )
+        for scope in ("savings", "budget", "local", "global")
+    }
+    assert removed["savings"] == min(removed.values())
+
+
+def test_budget_spares_the_layer_that_matters(family_model) -> None:
+    graph = build_graph(family_model("yolov8n"), imgsz=IMGSZ)
+    scores = np.ones(graph.channels)
+    dear = graph.groups[graph.units[3][0]]
+    scores[dear] = 1e6
+    plan = allocate(graph, scores, target=Target("flops", 0.3), widths=Widths(4, 0.7), scope="budget")
+    assert plan.kept[dear].all()
+    assert 1 - plan.ops_after / plan.ops_before == pytest.approx(0.3, rel=0.03)
