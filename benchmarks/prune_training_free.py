@@ -12,16 +12,14 @@ from __future__ import annotations
 
 import sys
 import time
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from torch import nn
 
 from benchmarks.record import data_folder, earlier_rows, write
 from yolo_compress.bench.accuracy import detect, evaluate
+from yolo_compress.engines.pytorch import ModelSession
 from yolo_compress.host.checkpoint import load_model
 from yolo_compress.host.cpu import use_all_cores
 from yolo_compress.host.data import DataSpec, image_batches, labelled_batches, read_data, sample
@@ -44,25 +42,6 @@ MINUTES_TARGET = 10.0
 POINTS_TARGET = 1.0
 
 
-class InMemory:
-    """A model as a session of the accuracy instrument."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self.model = deepcopy(model).eval().fuse(verbose=False).to(memory_format=torch.channels_last)
-
-    def infer(self, images: np.ndarray) -> np.ndarray:
-        """Return raw output."""
-        with torch.inference_mode():
-            return self.model(torch.from_numpy(images).to(memory_format=torch.channels_last))[0].numpy()
-
-    def describe(self) -> dict[str, Any]:
-        """Say what runs."""
-        return {"engine": "pytorch", "precision": "fp32"}
-
-    def close(self) -> None:
-        """Have nothing to give back."""
-
-
 def main(models: list[str]) -> int:
     """Measure what is missing and write the result file; return 1 when a claim does not hold."""
     use_all_cores()
@@ -80,7 +59,7 @@ def main(models: list[str]) -> int:
 
 def accuracy(model: nn.Module, data: DataSpec) -> float:
     """Return mAP50-95 in points on the validation images."""
-    truth, found = detect([InMemory(model)], data.val, imgsz=IMGSZ)
+    truth, found = detect([ModelSession(model)], data.val, imgsz=IMGSZ)
     return 100 * evaluate(truth, found[0], classes=len(data.names)).map50_95
 
 

@@ -49,8 +49,8 @@ __all__ = (
 
 PROGRESS_SECONDS = 5.0
 ROUND_TO = 8
-LATENCY_TOLERANCE = 0.015  # of the wanted time, below which no further plan is tried
-LATENCY_TRIES = 6
+LATENCY_TOLERANCE = 0.01  # of the wanted time, below which no further plan is tried
+LATENCY_TRIES = 8
 
 
 @dataclass(frozen=True)

@@ -132,3 +132,102 @@ def test_the_registry_is_what_the_recipe_offers() -> None:
         assert entry.name == name
         assert entry.description
         assert entry.function.__doc__
+
+
+def test_hessian_diagonal_equals_autograd() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, w, v = (torch.randn(*s, generator=generator, dtype=torch.float64) for s in ((9, 5), (5, 4), (4, 1)))
+
+    def loss(mask: torch.Tensor) -> torch.Tensor:
+        return (torch.tanh((x * mask) @ w) @ v).square().sum()
+
+    mask = torch.ones(5, dtype=torch.float64, requires_grad=True)
+    exact = torch.autograd.functional.hessian(loss, mask)
+    found = module.hessian_diagonal(loss(mask), mask, torch.eye(5, dtype=torch.float64))
+    torch.testing.assert_close(found, exact.diagonal())
+    signs = torch.randint(0, 2, (4000, 5), generator=generator).double() * 2 - 1
+    estimate = module.hessian_diagonal(loss(mask), mask, signs) / len(signs)
+    torch.testing.assert_close(estimate, exact.diagonal(), rtol=0, atol=0.1 * float(exact.abs().max()))
+
+
+def test_taylor_is_the_absolute_sum_over_places_of_each_image(labelled, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build("yolov8n").double().requires_grad_(False)
+    batches = [{k: v.double() for k, v in batch.items()} for batch in labelled()]
+    monkeypatch.setattr(module, "detection_loss", lambda m, batch: _smooth_losses(m, batch["img"]).sum())
+    graph = build_graph(model, imgsz=IMGSZ)
+    scores = IMPORTANCES["taylor"].function(model, graph, Inputs(labelled=lambda: batches), silent)
+    images = torch.cat([batch["img"] for batch in batches])
+    free = [c for c in range(graph.channels) if c not in graph.frozen]
+    for channel in np.random.default_rng(1).choice(free, 5, replace=False).tolist():
+        up, down = (_smooth_losses(_scaled(model, graph, channel, 1 + e), images) for e in (EPS, -EPS))
+        assert scores[channel] == pytest.approx(float(((up - down) / (2 * EPS)).abs().sum()), rel=1e-4, abs=1e-12)
+
+
+def test_hessian_scores_equal_numeric_second_derivatives(labelled, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a unit vector for signs, a score is half the second derivative by that one mask."""
+    model = build("yolo11n").double().requires_grad_(False)
+    batch = {k: v.double() for k, v in labelled()[1].items()}
+    graph = build_graph(model, imgsz=IMGSZ)
+    masked = module.Masked(model, graph)
+    free = [c for c in range(graph.channels) if c not in graph.frozen]
+    some = np.random.default_rng(0).choice(free, 4, replace=False).tolist()
+    mask = masked.fresh(1)
+    probes = torch.eye(graph.channels, dtype=torch.float64)[some][:, None]
+    found = module.hessian_diagonal(_smooth_losses(masked.model, batch["img"]).sum(), mask, probes)[0]
+    step = 1e-3
+    for channel in some:
+        low, middle, high = (
+            _smooth_losses(_scaled(model, graph, channel, 1 + e), batch["img"]).sum() for e in (-step, 0, step)
+        )
+        assert float(found[channel]) == pytest.approx(float((low - 2 * middle + high) / step**2), rel=1e-3, abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ["l1", "bn_scale", "fpgm", "lamp"])
+def test_weight_scores_equal_loops(name: str, family_model) -> None:
+    model = family_model("yolo11n")
+    graph = build_graph(model, imgsz=IMGSZ)
+    scores = IMPORTANCES[name].function(model, graph, Inputs(), silent)
+    modules = dict(model.named_modules())
+    owner = {int(c): group for group in graph.groups for c in group}
+
+    def measure(channel: int, kind: str) -> float:
+        total = 0.0
+        for place, dimension, index in graph.slots()[channel]:
+            layer = modules[place]
+            if dimension == 0 and isinstance(layer, nn.BatchNorm2d) and kind == "bn_scale":
+                total += abs(layer.weight[index].item())
+            if dimension == 0 and isinstance(layer, nn.Conv2d) and kind != "bn_scale":
+                filters = layer.weight.detach().flatten(1)
+                total += {
+                    "l1": lambda f=filters, i=index: f[i].abs().sum().item(),
+                    "fpgm": lambda f=filters, i=index: sum((f[i] - other).norm().item() for other in f),
+                    "square": lambda f=filters, i=index: f[i].square().sum().item(),
+                }[kind]()
+        return total
+
+    for channel in (5, 40, 333, 701):
+        if name == "lamp":
+            squares = {int(c): measure(int(c), "square") for c in owner[channel]}
+            larger = sum(value for value in squares.values() if value >= squares[channel])
+            assert scores[channel] == pytest.approx(squares[channel] / larger, rel=1e-6)
+        else:
+            assert scores[channel] == pytest.approx(measure(channel, name), rel=1e-6)
+
+
+def test_random_repeats_by_seed(family_model) -> None:
+    graph = build_graph(family_model("yolov8n"), imgsz=IMGSZ)
+    one, same, other = (
+        IMPORTANCES["random"].function(family_model("yolov8n"), graph, Inputs(seed=s), silent) for s in (0, 0, 1)
+    )
+    assert (one == same).all()
+    assert (one != other).any()
+    assert (one > 0).all()
+
+
+def test_additive_scores_keep_their_proportions_across_groups(family_model) -> None:
+    graph = build_graph(family_model("yolo11n"), imgsz=IMGSZ)
+    scores = np.random.default_rng(0).uniform(0.1, 5, graph.channels)
+    result = normalised(scores, graph, additive=True)
+    free = np.array([c for c in range(graph.channels) if c not in graph.frozen])
+    assert result[free].mean() == pytest.approx(1)
+    np.testing.assert_allclose(result[free] / result[free[0]], scores[free] / scores[free[0]])
