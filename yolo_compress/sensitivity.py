@@ -21,11 +21,10 @@ from yolo_compress.errors import UsageError, require
 from yolo_compress.host import checkpoint
 from yolo_compress.host.cpu import use_all_cores
 from yolo_compress.host.data import DataSpec, image_batches, labelled_batches, sample
-from yolo_compress.prune import IMPORTANCES, Inputs, OutputWeights, Widths, build_graph, normalised
-from yolo_compress.prune.latency import LayerTimes
+from yolo_compress.prune import IMPORTANCES, Inputs, OutputWeights, Widths, build_graph, layer_times, normalised
 from yolo_compress.prune.sensitivity import SensitivityRow, prune_sensitivity
 from yolo_compress.recipe import PruneSection
-from yolo_compress.timing import table_for
+from yolo_compress.timing import timing_for
 
 SHOWN = 15  # layers that are printed; the CSV has them all
 
@@ -110,7 +109,8 @@ def sensitivity(
     )
     entry = IMPORTANCES[section.importance]
     scores = normalised(entry.function(network, graph, inputs, progress), graph, additive=entry.additive)
-    times = LayerTimes(graph, table_for(target), progress=progress) if target else None
+    with timing_for(section, network, imgsz=imgsz, images=chosen, progress=progress) as timing:
+        times = layer_times(network, graph, timing, progress=progress) if timing is not None else None
     rows = prune_sensitivity(
         network,
         graph,

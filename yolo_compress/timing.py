@@ -6,9 +6,10 @@ It stands above pruning and quantization, which do not know each other: an INT8 
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,9 +17,9 @@ import numpy as np
 from torch import nn
 
 from yolo_compress.bench.latency import time_alternately
-from yolo_compress.bench.layers import LayerTable
+from yolo_compress.bench.layers import LayerTimesCache, layer_seconds
 from yolo_compress.engines import get_engine
-from yolo_compress.engines.protocol import Session
+from yolo_compress.engines.protocol import Engine, Session
 from yolo_compress.errors import UsageError
 from yolo_compress.host import checkpoint
 from yolo_compress.host.export import export_onnx
@@ -27,6 +28,7 @@ from yolo_compress.recipe import PruneSection, Target
 
 RANGE_IMAGES = 4  # enough to put quantizers into a graph whose accuracy nobody asks for
 ROUNDS = 200
+PROFILE_ROUNDS = 30
 WARMUP = 10
 SETTLE_MS = 2.0
 SCHEMES: dict[str, Target] = {"openvino": "openvino", "onnxruntime": "onnxruntime"}
@@ -63,15 +65,16 @@ class RuntimeTiming:
             UsageError: The runtime or precision does not exist, or cannot run here.
         """
         self.runtime, _, self.precision = target.partition(":")
-        self.table = table_for(target, threads=threads, cache=cache)
-        self.engine, self.imgsz, self.images = get_engine(self.runtime), imgsz, tuple(images[:RANGE_IMAGES])
+        self.engine, self.imgsz, self.images = _usable(target), imgsz, tuple(images[:RANGE_IMAGES])
+        folder = cache if cache is not None else cache_folder()
+        self.cache = LayerTimesCache(self.runtime, self.precision, threads=threads, folder=folder)
         self.threads, self.rounds, self.progress = threads, rounds, progress
         self.reference = self._session(reference)
 
     def ratio(self, model: nn.Module) -> float:
         """Return the median of a model's time over the reference's, round by round."""
         session = self._session(model)
-        image = np.random.default_rng(0).random((1, 3, self.imgsz, self.imgsz), dtype=np.float32)
+        image = self._image()
         try:
             timings = time_alternately(
                 [self.reference.infer, session.infer],
@@ -86,24 +89,41 @@ class RuntimeTiming:
             session.close()
         return float(np.median(timings.inference[:, 1] / timings.inference[:, 0]))
 
+    def profile(self, model: nn.Module, layers: Iterable[str]) -> dict[str, float]:
+        """Return seconds by layer, as they run inside the whole model; a structure that is known is not run again."""
+        shapes = [(name, tuple(value.shape)) for name, value in model.state_dict().items()]
+        structure = hashlib.sha256(repr((self.imgsz, shapes)).encode()).hexdigest()[:16]
+        known = self.cache.get(structure)
+        if known is None:
+            with tempfile.TemporaryDirectory() as place:
+                path = self._build(model, Path(place))
+                nodes = self.engine.profile(path, self._image(), rounds=PROFILE_ROUNDS, threads=self.threads)
+            known = layer_seconds(nodes, layers)
+            self.cache.put(structure, known)
+        return known
+
     def close(self) -> None:
         """Close the reference."""
         self.reference.close()
 
+    def _image(self) -> np.ndarray:
+        return np.random.default_rng(0).random((1, 3, self.imgsz, self.imgsz), dtype=np.float32)
+
     def _session(self, model: nn.Module) -> Session:
         with tempfile.TemporaryDirectory() as place:
-            folder = Path(place)
-            checkpoint.save_model(model, folder / "model.pt")
-            source = folder / "model.pt"
-            if self.precision == "int8":
-                floating = export_onnx(source, folder / "float.onnx", imgsz=self.imgsz)
-                source = folder / "int8.onnx"
-                scheme = SCHEMES[self.runtime]
-                quantize_onnx(
-                    floating, source, images=self.images, imgsz=self.imgsz, target=scheme, range="minmax", keep=()
-                )
-            made = self.engine.build(source, folder / "built", precision=self.precision, imgsz=self.imgsz)
-            return self.engine.load(made.path, threads=self.threads)
+            return self.engine.load(self._build(model, Path(place)), threads=self.threads)
+
+    def _build(self, model: nn.Module, folder: Path) -> Path:
+        checkpoint.save_model(model, folder / "model.pt")
+        source = folder / "model.pt"
+        if self.precision == "int8":
+            floating = export_onnx(source, folder / "float.onnx", imgsz=self.imgsz)
+            source = folder / "int8.onnx"
+            scheme = SCHEMES[self.runtime]
+            quantize_onnx(
+                floating, source, images=self.images, imgsz=self.imgsz, target=scheme, range="minmax", keep=()
+            )
+        return self.engine.build(source, folder / "built", precision=self.precision, imgsz=self.imgsz).path
 
 
 @contextmanager
@@ -126,19 +146,14 @@ def timing_for(
         timing.close()
 
 
-def table_for(target: str, *, threads: int | None = None, cache: Path | None = None) -> LayerTable:
-    """Return the layer times of a runtime at a precision, with what was measured before.
-
-    Raises:
-        UsageError: The runtime does not exist, or cannot run here.
-    """
-    runtime, _, precision = target.partition(":")
-    if (why := get_engine(runtime).unavailable()) is not None:
-        raise UsageError(f"target={target} cannot be timed here: {why}")
-    return LayerTable(runtime, precision, threads=threads, folder=cache or cache_folder())
-
-
 def cache_folder() -> Path:
     """Return where layer times are kept between runs."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "yolo_compress" / "layers"
+
+
+def _usable(target: str) -> Engine:
+    engine = get_engine(target.partition(":")[0])
+    if (why := engine.unavailable()) is not None:
+        raise UsageError(f"target={target} cannot be timed here: {why}")
+    return engine

@@ -9,10 +9,10 @@ import pytest
 
 from tests.tiny import tiny_model, write_data
 from yolo_compress import api, timing
-from yolo_compress.bench.layers import LayerTable
 from yolo_compress.errors import UsageError
 from yolo_compress.host import checkpoint
 from yolo_compress.host.data import read_data
+from yolo_compress.prune import build_graph
 from yolo_compress.recipe import PruneSection
 from yolo_compress.timing import RuntimeTiming, cache_folder, timing_for
 
@@ -31,6 +31,11 @@ def test_a_model_takes_as_long_as_itself(target: str, images, tmp_path) -> None:
     clock = RuntimeTiming(model, target, imgsz=IMGSZ, images=images, cache=tmp_path, threads=1, rounds=15)
     try:
         assert clock.reference.describe()["precision"] == target.partition(":")[2]
+        convs = build_graph(model, imgsz=IMGSZ).convolutions
+        layers = clock.profile(model, [conv.layer for conv in convs])
+        assert list(layers) == [conv.layer for conv in convs]
+        assert all(seconds > 0 for seconds in layers.values())
+        assert RuntimeTiming.profile(clock, tiny_model(seed=1), ()) == layers  # the structure is known: not run again
         assert 0.4 < clock.ratio(model) < 2.5  # wide, since test machines are busy
         assert clock.ratio(tiny_model(width=1.0)) > 2.5  # 64 times the operations
     finally:
@@ -41,7 +46,6 @@ def test_pruning_to_a_latency_from_the_command(images, tmp_path, monkeypatch: py
     """The loop runs on a real runtime's reference; times are replaced, since those of a busy machine decide nothing."""
     pytest.importorskip("openvino")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(LayerTable, "_time", lambda self, spec: 1e-9 * spec.inputs * spec.outputs * spec.size[0])
     monkeypatch.setattr(RuntimeTiming, "ratio", lambda self, model: _cost(model) / _cost(tiny_model(width=0.5)))
     checkpoint.save_model(tiny_model(width=0.5), tmp_path / "model.pt")
     made = api.prune(

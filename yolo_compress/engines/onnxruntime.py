@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import tempfile
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,8 @@ from yolo_compress.engines.source import (
 from yolo_compress.errors import EngineError, MissingDependency, require
 
 PURPOSE = "ONNX Runtime engines"
+PROFILE_WARMUP = 3
+KERNEL = "_kernel_time"  # how the trace marks what a node computes for
 
 
 class OnnxRuntime:
@@ -58,17 +63,35 @@ class OnnxRuntime:
         check_file(path, ".onnx")
         return OnnxRuntimeSession(path, threads)
 
+    def profile(self, path: Path, images: np.ndarray, *, rounds: int, threads: int | None = None) -> dict[str, float]:
+        """Read the trace that the runtime writes."""
+        check_file(path, ".onnx")
+        with tempfile.TemporaryDirectory() as place:
+            session = OnnxRuntimeSession(path, threads, trace=Path(place) / "trace")
+            for _ in range(PROFILE_WARMUP + rounds):
+                session.infer(images)
+            events = json.loads(Path(session.session.end_profiling()).read_text(encoding="utf-8"))
+            session.close()
+        seen: dict[str, list[int]] = defaultdict(list)
+        for event in events:
+            if event["cat"] == "Node" and event["name"].endswith(KERNEL):
+                seen[event["name"].removesuffix(KERNEL)].append(event["dur"])
+        return {name: float(np.median(micros[PROFILE_WARMUP:])) * 1e-6 for name, micros in seen.items()}
+
 
 class OnnxRuntimeSession:
     """An inference session on the CPU provider."""
 
-    def __init__(self, path: Path, threads: int | None) -> None:
+    def __init__(self, path: Path, threads: int | None, *, trace: Path | None = None) -> None:
         runtime = require("onnxruntime", extra="onnx", purpose=PURPOSE)
         options = runtime.SessionOptions()
         options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_ALL
         options.log_severity_level = 3
         if threads is not None:
             options.intra_op_num_threads = threads
+        if trace is not None:
+            options.enable_profiling = True
+            options.profile_file_prefix = str(trace)
         self.precision = "int8" if is_quantized(path) else "fp32"
         try:
             self.session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import ast
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from yolo_compress.errors import EngineError, MissingDependency, require
 PURPOSE = "OpenVINO engines"
 SUFFIX = "_openvino_model"
 LITERALS = ("stride", "batch", "imgsz", "names", "args", "channels", "end2end")  # not text in Ultralytics' sidecar
+PROFILE_WARMUP = 3
 NO_BF16 = "bf16 was asked for and this CPU has no bfloat16 units, so it runs in float32"
 
 
@@ -68,11 +69,23 @@ class OpenVino:
         check_file(path, SUFFIX)
         return OpenVinoSession(path, threads)
 
+    def profile(self, path: Path, images: np.ndarray, *, rounds: int, threads: int | None = None) -> dict[str, float]:
+        """Read the runtime's counters after each run."""
+        check_file(path, SUFFIX)
+        session = OpenVinoSession(path, threads, profile=True)
+        seen: dict[str, list[float]] = defaultdict(list)
+        for index in range(PROFILE_WARMUP + rounds):
+            session.infer(images)
+            for node in session.request.profiling_info if index >= PROFILE_WARMUP else ():
+                seen[node.node_name].append(node.real_time.total_seconds())
+        session.close()
+        return {name: float(np.median(seconds)) for name, seconds in seen.items()}
+
 
 class OpenVinoSession:
     """A compiled model with one inference request."""
 
-    def __init__(self, path: Path, threads: int | None) -> None:
+    def __init__(self, path: Path, threads: int | None, *, profile: bool = False) -> None:
         ov = require("openvino", extra="openvino", purpose=PURPOSE)
         file = next(iter(sorted(path.glob("*.xml"))), None)
         if file is None:
@@ -94,6 +107,8 @@ class OpenVinoSession:
             }
             if threads is not None:
                 settings["INFERENCE_NUM_THREADS"] = threads
+            if profile:
+                settings["PERF_COUNT"] = "YES"
             self.compiled = core.compile_model(model, "CPU", settings)
         except Exception as error:
             reason = " ".join(str(error).split())[:300]

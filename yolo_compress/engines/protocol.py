@@ -60,3 +60,15 @@ class Engine(Protocol):
             EngineError: The file is damaged, or of another kind.
         """
         ...
+
+    def profile(self, path: Path, images: np.ndarray, *, rounds: int, threads: int | None = None) -> dict[str, float]:
+        """Run an artifact and return the median seconds of each node that the runtime executes, by its name.
+
+        Profiling slows a model down; nodes compare with each other, their sum is not the model's time.
+
+        Raises:
+            UsageError: This runtime has no profile.
+            MissingDependency: The runtime is not installed.
+            EngineError: The file is damaged, or of another kind.
+        """
+        ...

@@ -51,6 +51,10 @@ class PyTorch:
         check_file(path, ".pt")
         return PyTorchSession(path, device, threads)
 
+    def profile(self, path: Path, images: np.ndarray, *, rounds: int, threads: int | None = None) -> dict[str, float]:
+        """Refuse: what is pruned for a latency runs on another runtime."""
+        raise UsageError("pytorch is not profiled; give a runtime that a model is shipped with, such as openvino:fp32")
+
 
 class ModelSession:
     """A model in memory, fused, in eval mode; the one that is given stays as it is."""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -11,11 +12,19 @@ from typing import Any
 from torch import nn
 
 from yolo_compress.errors import UsageError
-from yolo_compress.prune.allocation import Plan, Target, Widths, allocate, check_reachable
+from yolo_compress.prune.allocation import (
+    Plan,
+    Target,
+    Widths,
+    allocate,
+    check_reachable,
+    most_removable,
+    plan_at,
+)
 from yolo_compress.prune.graph import ChannelGraph, build_graph
 from yolo_compress.prune.importance import IMPORTANCES, Importance, normalised
 from yolo_compress.prune.inputs import FloatArray, Images, Inputs, Labelled, OutputWeights
-from yolo_compress.prune.latency import LayerTimes, Timing, rewarded_step
+from yolo_compress.prune.latency import LayerTimes, Timing, measure_layers
 from yolo_compress.prune.reconstruct import reconstruct_
 from yolo_compress.prune.repair import reestimate_
 from yolo_compress.prune.surgery import apply
@@ -39,6 +48,7 @@ __all__ = (
     "apply",
     "build_graph",
     "check_reachable",
+    "layer_times",
     "mask",
     "normalised",
     "prune",
@@ -51,6 +61,7 @@ PROGRESS_SECONDS = 5.0
 ROUND_TO = 8
 LATENCY_TOLERANCE = 0.01  # of the wanted time, below which no further plan is tried
 LATENCY_TRIES = 8
+SHORTEST_STEP = 0.6  # of the last share that the next one may be at least
 
 
 @dataclass(frozen=True)
@@ -203,16 +214,14 @@ def _timed_plan(
         UsageError: The target cannot be met.
     """
     assert config.latency is not None
-    step = config.round_to or rewarded_step(graph, timing.table, progress=progress)
+    times = layer_times(model, graph, timing, progress=progress)
+    step = config.round_to or times.step
     widths = Widths(step, config.max_share)
-    times = LayerTimes(graph, timing.table, progress=progress)
     check_reachable(graph, target=Target("latency", 1 - config.latency), widths=widths, times=times)
+    least = 1 - most_removable(graph, kind="latency", widths=widths, times=times)
     ranked = scores()
-    asked, tried = (
-        config.latency,
-        [(1.0, 1.0)],
-    )  # share of layer times asked for, and measured share of the model's time
-    best: tuple[float, float, Plan] | None = None
+    tried = [(1.0, 1.0)]  # share of layer times, and measured share of the model's time
+    asked, best = config.latency, (math.inf, 1.0, None)
     for _ in range(LATENCY_TRIES):
         target = Target("latency", 1 - asked)
         plan = allocate(graph, ranked, target=target, widths=widths, scope=config.scope, times=times)
@@ -220,21 +229,19 @@ def _timed_plan(
         predicted = plan.seconds_after / plan.seconds_before
         progress(f"prune: {predicted:.3f} of the layer times is {measured:.3f} of the model's time")
         miss = abs(measured - config.latency) / config.latency
-        if best is None or miss < best[0]:
+        if miss < best[0]:
             best = (miss, measured, plan)
         if miss <= LATENCY_TOLERANCE:
             break
-        tried.append((predicted, measured))
-        asked = _next_share(tried, config.latency)
-        try:
-            check_reachable(graph, target=Target("latency", 1 - asked), widths=widths, times=times)
-        except UsageError as error:
+        if predicted <= least * (1 + LATENCY_TOLERANCE) and measured > config.latency:
             raise UsageError(
-                f"latency={config.latency:g} cannot be met on {config.target}: the narrowest plan tried takes "
-                f"{min(m for _, m in tried):.3f} of the time; ask for that or more, raise max_share, or lower round_to"
-            ) from error
-    assert best is not None
+                f"latency={config.latency:g} cannot be met on {config.target}: the narrowest plan takes "
+                f"{measured:.3f} of the time; ask for that or more, raise max_share, or lower round_to"
+            )
+        tried.append((predicted, measured))
+        asked = max(_next_share(tried, config.latency), least)
     miss, measured, plan = best
+    assert plan is not None
     note = (
         f"measured on {config.target}: {measured:.3f} of the time (asked for {config.latency:g}), "
         f"widths in steps of {step}"
@@ -242,12 +249,19 @@ def _timed_plan(
     return plan, note
 
 
+def layer_times(
+    model: nn.Module, graph: ChannelGraph, timing: Timing, *, progress: Callable[[str], None] = lambda _: None
+) -> LayerTimes:
+    """Measure what a model's layers take on a runtime at any widths."""
+    return measure_layers(graph, timing, lambda chosen: apply(model, plan_at(graph, chosen)).eval(), progress=progress)
+
+
 def _next_share(tried: Sequence[tuple[float, float]], wanted: float) -> float:
     """Return the share of layer times that the two nearest tries point to, by a straight line through them."""
     (p, m), (q, n) = sorted(tried, key=lambda pair: abs(pair[1] - wanted))[:2]
-    if abs(m - n) < 1e-6 or abs(p - q) < 1e-6:
-        return min(max(p * wanted / m, 0.01), 0.99)
-    return min(max(p + (wanted - m) * (p - q) / (m - n), 0.01), 0.99)
+    flat = abs(m - n) < 1e-6 or abs(p - q) < 1e-6
+    share = p * wanted / m if flat else p + (wanted - m) * (p - q) / (m - n)
+    return min(max(share, p * SHORTEST_STEP), 0.99)  # a line through two noisy points may point anywhere
 
 
 def _row(conv: Convolution, plan: Plan) -> LayerRow:

@@ -12,8 +12,8 @@ cost alike, and leaves to the scores only which channels of a layer go: it ends 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -31,13 +31,14 @@ LEVELS = 4001  # of the local scope: shares in steps of 0.00025, finer than one 
 
 
 Scope = Literal["savings", "budget", "local", "global"]
+Kind = Literal["ratio", "flops", "latency"]
 
 
 @dataclass(frozen=True)
 class Target:
     """What is to be removed: `share` of the parameters (`ratio`), operations (`flops`) or layer times (`latency`)."""
 
-    kind: Literal["ratio", "flops", "latency"]
+    kind: Kind
     share: float
 
 
@@ -121,44 +122,52 @@ def allocate(
     search = _Search(graph, scores, target=target, widths=widths, scope=scope, times=times)
     search.check()
     chosen = search.run()
-    kept = np.ones(graph.channels, dtype=bool)
-    for unit, width in zip(graph.units, chosen.tolist(), strict=True):
-        for group in unit:
-            members = graph.groups[group]
-            worst_first = np.argsort(scores[members], kind="stable")
-            kept[members[worst_first[: len(members) - width]]] = False
     share = search.removed(chosen)
     notes = ()
     if abs(share - target.share) > TOLERANCE * target.share:
         notes = (
             f"{target.kind}={target.share:g} became {share:.3f}: round_to={widths.round_to} allows nothing closer",
         )
-    (params_before, ops_before, seconds_before), (params_after, ops_after, seconds_after) = (
-        search.cost(at) for at in (search.full, chosen)
-    )
+    return replace(plan_at(graph, chosen, scores=scores, times=times), target=target, notes=notes)
+
+
+def plan_at(
+    graph: ChannelGraph, chosen: IntArray, *, scores: FloatArray | None = None, times: LayerTimes | None = None
+) -> Plan:
+    """Return the plan of one width per unit; without scores the first channels of each group stay."""
+    ranked = np.zeros(graph.channels) if scores is None else scores
+    costs = TimedCost(graph, times)
+    before, after = costs(graph.units, full_widths(graph)), costs(graph.units, chosen)
+    kept = np.ones(graph.channels, dtype=bool)
+    for unit, width in zip(graph.units, chosen.tolist(), strict=True):
+        for group in unit:
+            members = graph.groups[group]
+            best_first = np.argsort(-ranked[members], kind="stable")
+            kept[members[best_first[width:]]] = False
     return Plan(
         graph=graph,
         kept=kept,
-        scores=scores,
-        target=target,
-        params_before=params_before,
-        params_after=params_after,
-        ops_before=ops_before,
-        ops_after=ops_after,
-        seconds_before=seconds_before,
-        seconds_after=seconds_after,
-        notes=notes,
+        scores=ranked,
+        target=Target("ratio", 1 - after[0] / before[0]),
+        params_before=before[0],
+        params_after=after[0],
+        ops_before=before[1],
+        ops_after=after[1],
+        seconds_before=before[2],
+        seconds_after=after[2],
+        notes=(),
     )
 
 
-def costs_of(
-    graph: ChannelGraph, narrowed: Mapping[int, int] | None = None, *, times: LayerTimes | None = None
-) -> tuple[int, int, float]:
-    """Return parameters, operations and seconds with some units, by number, at other widths."""
-    chosen = np.array([len(graph.groups[unit[0]]) for unit in graph.units], dtype=np.int64)
-    for unit, width in (narrowed or {}).items():
-        chosen[unit] = width
-    return TimedCost(graph, times)(graph.units, chosen)
+def full_widths(graph: ChannelGraph) -> IntArray:
+    """Return the width of each unit before pruning."""
+    return np.array([len(graph.groups[unit[0]]) for unit in graph.units], dtype=np.int64)
+
+
+def most_removable(graph: ChannelGraph, *, kind: Kind, widths: Widths, times: LayerTimes | None = None) -> float:
+    """Return the largest share of the targeted cost that the allowed widths can remove."""
+    target = Target(kind, 1.0)
+    return _Search(graph, np.ones(graph.channels), target=target, widths=widths, scope="local", times=times).most()
 
 
 class _Search:
@@ -178,7 +187,7 @@ class _Search:
         self.which = ("ratio", "flops", "latency").index(target.kind)
         self.units = graph.units
         self.costs = TimedCost(graph, times)
-        self.full = np.array([len(graph.groups[unit[0]]) for unit in graph.units], dtype=np.int64)
+        self.full = full_widths(graph)
         self._before = self.cost(self.full)[self.which]
         self.allowed = [widths.allowed(int(width)) for width in self.full]
         # What the k-th channel to go costs: tied groups lose their k-th worst together.
@@ -196,11 +205,15 @@ class _Search:
         """Return the share of the targeted cost that is gone at the given widths."""
         return 1 - self.cost(chosen)[self.which] / self._before
 
+    def most(self) -> float:
+        """Return the share of the targeted cost that the narrowest widths remove."""
+        return self.removed(np.array([widths[-1] for widths in self.allowed], dtype=np.int64))
+
     def check(self) -> None:
         """Raise where the target lies outside of what the allowed widths can do."""
         kind, share = self.target.kind, self.target.share
         limits = f"round_to={self.widths.round_to}, max_share={self.widths.max_share:g} and the layers kept whole"
-        most = self.removed(np.array([widths[-1] for widths in self.allowed], dtype=np.int64))
+        most = self.most()
         if share > most * (1 + TOLERANCE) or most <= 0:
             floor = math.floor(most * 1000) / 1000
             advice = "lower round_to, or keep fewer layers"

@@ -1,9 +1,17 @@
 # Copyright (C) 2026 yolo_compress contributors. SPDX-License-Identifier: AGPL-3.0-or-later
-"""What the layers of a model cost in time at any widths, from a table of measured layers.
+"""What the layers of a model cost in time at any widths, fitted to profiles of narrower variants of the model.
 
-Each kind of layer (kernel, stride, size of its input, full widths) is measured at a few widths and interpolated between
-them. A table never gets slower by taking channels away: measured noise to the contrary is evened out. The sum of all
-layers only tells which channels are worth removing; how long the finished model takes is measured on the model itself.
+The model is profiled on its runtime at full width and at a few random widths. Each convolution with i of I inputs and o
+of O outputs then gets
+
+    t(i, o) = a + b i / I + c r(o) / O + d i r(o) / (I O),    a, b, c, d >= 0,
+
+dispatch, reading, writing and arithmetic, where r rounds up to a multiple of the step that the hardware computes in.
+The step is the one under which all layers fit best. Coefficients are not negative, so that a narrower layer never
+seems slower.
+
+The sum over layers only tells which channels are worth removing; how long the finished model takes is measured on the
+model itself.
 """
 
 from __future__ import annotations
@@ -13,36 +21,26 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+from scipy.optimize import nnls
 from torch import nn
 
-from yolo_compress.bench.layers import LayerSpec
 from yolo_compress.prune.cost import CostModel
 from yolo_compress.prune.graph import ChannelGraph, IntArray
+from yolo_compress.prune.inputs import FloatArray
 from yolo_compress.prune.trace import Convolution
 
-SHARES = (0.5, 1.0)  # of the full width, where layers are measured: each costs about a second of building
-GRID = 16  # measured widths are multiples of this, where no step of any hardware falls between
-STEPS = (64, 32, 16, 8)
-STEP_LAYERS = 3  # costliest layers that the step is found on
-STAIRS = 0.25  # largest share of a step's gain that may come before its end
-
-
-class Table(Protocol):
-    """Times of layers; `bench.layers.LayerTable` is one."""
-
-    def measure(self, specs: Iterable[LayerSpec], *, progress: Callable[[str], None]) -> None:
-        """Measure layers that are not known yet."""
-        ...
-
-    def __getitem__(self, spec: LayerSpec) -> float:
-        """Return seconds."""
-        ...
+STEPS = (8, 16, 32, 64)
+BETTER = 0.9  # a coarser step has to leave less than this share of the finer one's residual
+VARIANTS = 12  # random structures that are profiled beside the full one
+LEAST = 0.25  # of its width that a layer keeps in them
 
 
 class Timing(Protocol):
     """A runtime that models are timed on."""
 
-    table: Table
+    def profile(self, model: nn.Module, layers: Iterable[str]) -> Mapping[str, float]:
+        """Return seconds by layer, as they run inside the whole model."""
+        ...
 
     def ratio(self, model: nn.Module) -> float:
         """Return how long a model takes relative to the one that is being pruned, measured in turns."""
@@ -50,127 +48,41 @@ class Timing(Protocol):
 
 
 class LayerTimes:
-    """Seconds of all convolutions of a graph, as a function of their widths."""
+    """Seconds of all convolutions of a graph, as a function of their widths.
 
-    def __init__(self, graph: ChannelGraph, table: Table, *, progress: Callable[[str], None] = lambda _: None) -> None:
-        """Measure what the table lacks."""
-        points = [self._points(conv, graph) for conv in graph.convolutions]
-        specs = {
-            spec_at(conv, i, o)
-            for conv, (inputs, outputs) in zip(graph.convolutions, points, strict=True)
-            for i in inputs
-            for o in outputs
-            if not conv.depthwise or i == o
-        }
-        table.measure(specs, progress=progress)
-        made: dict[LayerSpec, npt.NDArray[np.float32]] = {}
-        maps = []
-        for conv, (inputs, outputs) in zip(graph.convolutions, points, strict=True):
-            full = spec_at(conv, len(conv.inputs), len(conv.outputs))
-            if full not in made:
-                made[full] = _surface(conv, inputs, outputs, table)
-            maps.append(made[full])
-        self.strides = np.array([surface.shape[1] for surface in maps], dtype=np.int64)
-        self.starts = np.cumsum([0, *(surface.size for surface in maps[:-1])])
-        self.flat = np.concatenate([surface.ravel() for surface in maps])
+    Attributes:
+        step: Multiple of output channels that the hardware computes in, one of `STEPS`.
+        residual: Root mean square of (fitted - measured) / measured over layers and variants.
+    """
+
+    def __init__(
+        self, graph: ChannelGraph, samples: Sequence[tuple[IntArray, IntArray, FloatArray]], *, step: int | None = None
+    ) -> None:
+        """Fit the layers.
+
+        Args:
+            graph: Of the full model.
+            samples: (inputs, outputs, seconds) per variant, each with one entry per convolution of the graph.
+            step: Of the outputs; the one that fits best when not given.
+        """
+        inputs, outputs, seconds = (np.stack([sample[part] for sample in samples]) for part in range(3))
+        fits = {tried: _fit(graph.convolutions, inputs, outputs, seconds, tried) for tried in STEPS if step is None}
+        self.step = coarsest({tried: squares for tried, (_, squares) in fits.items()}) if step is None else step
+        self.coefficients, squares = fits.get(self.step) or _fit(
+            graph.convolutions, inputs, outputs, seconds, self.step
+        )
+        self.residual = float(np.sqrt(squares / seconds.size))
+        self.full_inputs = np.array([len(conv.inputs) for conv in graph.convolutions])
+        self.full_outputs = np.array([len(conv.outputs) for conv in graph.convolutions])
 
     def __call__(self, inputs: IntArray, outputs: IntArray) -> float:
         """Return seconds at the given widths, one input and output width per convolution."""
-        return float(self.flat[self.starts + inputs * self.strides + outputs].sum(dtype=np.float64))
+        return float(self.each(inputs, outputs).sum())
 
-    @staticmethod
-    def _points(conv: Convolution, graph: ChannelGraph) -> tuple[list[int], list[int]]:
-        inputs, outputs = (
-            widths_measured(len(channels), movable=any(c not in graph.frozen for c in channels.tolist()))
-            for channels in (conv.inputs, conv.outputs)
-        )
-        return inputs, outputs
-
-
-def widths_measured(full: int, *, movable: bool) -> list[int]:
-    """Return the widths at which a layer of a full width is measured, ascending."""
-    if not movable:
-        return [full]
-    step = GRID if full > 2 * GRID else max(1, full // 4)
-    return sorted({*(max(step, round(share * full / step) * step) for share in SHARES if share < 1), full})
-
-
-def spec_at(conv: Convolution, inputs: int, outputs: int) -> LayerSpec:
-    """Return what a convolution is at other widths."""
-    return LayerSpec(
-        kernel=round(conv.area**0.5),
-        stride=conv.stride,
-        size=conv.size,
-        depthwise=conv.depthwise,
-        inputs=inputs,
-        outputs=outputs,
-    )
-
-
-def rewarded_step(graph: ChannelGraph, table: Table, *, progress: Callable[[str], None] = lambda _: None) -> int:
-    """Find the coarsest step of widths between whose multiples this runtime gains next to nothing.
-
-    The costliest layers are measured at all output widths from half to full, in the finest step.
-    """
-    movable = [
-        c for c in graph.convolutions if not c.depthwise and any(x not in graph.frozen for x in c.outputs.tolist())
-    ]
-    costliest = sorted(movable, key=lambda c: -c.area * c.positions * len(c.inputs) * len(c.outputs))
-    chosen: dict[LayerSpec, Convolution] = {}
-    for conv in costliest:
-        if len(conv.outputs) >= 2 * STEPS[0] or len(costliest) <= STEP_LAYERS:
-            chosen.setdefault(spec_at(conv, len(conv.inputs), len(conv.outputs)), conv)
-        if len(chosen) == STEP_LAYERS:
-            break
-    finest = STEPS[-1]
-    sweeps = [
-        {
-            o: spec_at(conv, len(conv.inputs), o)
-            for o in range(-(-len(conv.outputs) // 2), len(conv.outputs) + 1, finest)
-        }
-        for conv in chosen.values()
-    ]
-    table.measure([spec for sweep in sweeps for spec in sweep.values()], progress=progress)
-    times = [{width: table[spec] for width, spec in sweep.items()} for sweep in sweeps]
-    return coarsest(times)
-
-
-def coarsest(sweeps: Sequence[Mapping[int, float]]) -> int:
-    """Return the coarsest of `STEPS` that times rise in, from sweeps of width to seconds.
-
-    Of what a layer gains by a whole step less, the share that it gains before the last multiple of the finest step is
-    crossed tells stairs (0) from a slope (1 - finest / step).
-    """
-    finest = STEPS[-1]
-    for step in STEPS[:-1]:
-        inside = whole = 0.0
-        for sweep in sweeps:
-            for top in (w for w in sweep if w % step == 0 and w - step in sweep):
-                inside += sweep[top] - sweep[top - step + finest]
-                whole += sweep[top] - sweep[top - step]
-        if whole > 0 and inside <= STAIRS * whole:
-            return step
-    return finest
-
-
-def _surface(conv: Convolution, inputs: Sequence[int], outputs: Sequence[int], table: Table) -> npt.NDArray[np.float32]:
-    """Return seconds at every width up to the full ones, (inputs + 1, outputs + 1)."""
-    rows, columns = np.arange(len(conv.inputs) + 1), np.arange(len(conv.outputs) + 1)
-    if conv.depthwise:
-        line = np.array([table[spec_at(conv, w, w)] for w in outputs])
-        spread = _interpolate(columns, outputs, np.maximum.accumulate(line))
-        return np.repeat(spread[None].astype(np.float32), len(rows), axis=0)
-    grid = np.array([[table[spec_at(conv, i, o)] for o in outputs] for i in inputs])
-    grid = np.maximum.accumulate(np.maximum.accumulate(grid, axis=0), axis=1)
-    wide = np.stack([_interpolate(columns, outputs, row) for row in grid])
-    return np.stack([_interpolate(rows, inputs, column) for column in wide.T], axis=1).astype(np.float32)
-
-
-def _interpolate(
-    at: npt.NDArray[np.int64], known: Sequence[int], values: npt.NDArray[np.float64]
-) -> npt.NDArray[np.float64]:
-    """Interpolate linearly, and below the narrowest known width go on towards no time at no width."""
-    return np.interp(at, [0, *known], [0.0, *values])
+    def each(self, inputs: IntArray, outputs: IntArray) -> FloatArray:
+        """Return seconds per convolution."""
+        features = _features(inputs, outputs, self.full_inputs, self.full_outputs, self.step)
+        return (features * self.coefficients).sum(axis=1)
 
 
 class TimedCost:
@@ -184,3 +96,78 @@ class TimedCost:
         widths = self.counts.widths(units, chosen)
         seconds = self.times(*self.counts.ends(widths)) if self.times is not None else 0.0
         return (*self.counts.at(widths), seconds)
+
+
+def random_widths(graph: ChannelGraph, generator: np.random.Generator) -> IntArray:
+    """Draw a width per unit, a multiple of the finest step where the unit has room for one."""
+    drawn = []
+    for unit in graph.units:
+        full = len(graph.groups[unit[0]])
+        step = STEPS[0] if full >= 2 * STEPS[0] else 1
+        least = max(step, round(LEAST * full / step) * step)
+        drawn.append(min(full, int(generator.integers(least // step, full // step + 1)) * step))
+    return np.array(drawn, dtype=np.int64)
+
+
+def coarsest(squares: Mapping[int, float]) -> int:
+    """Return the coarsest step that fits clearly better than the finer ones, from sums of squares by step."""
+    best = STEPS[0]
+    for step in STEPS[1:]:
+        if squares[step] < BETTER * squares[best]:
+            best = step
+    return best
+
+
+def _fit(
+    convolutions: Sequence[Convolution], inputs: IntArray, outputs: IntArray, seconds: FloatArray, step: int
+) -> tuple[FloatArray, float]:
+    """Return (a, b, c, d) per convolution and the sum of squared relative residuals; rows are variants."""
+    coefficients = np.zeros((len(convolutions), 4))
+    squares = 0.0
+    for index, conv in enumerate(convolutions):
+        wide = np.full(len(inputs), len(conv.inputs)), np.full(len(inputs), len(conv.outputs))
+        features = _features(inputs[:, index], outputs[:, index], *wide, step)
+        scaled = features / seconds[:, index, None]  # relative residuals: a layer's noise grows with its time
+        coefficients[index], norm = nnls(scaled, np.ones(len(scaled)))
+        squares += norm**2
+    return coefficients, squares
+
+
+def _features(
+    inputs: IntArray, outputs: IntArray, full_inputs: IntArray, full_outputs: IntArray, step: int
+) -> npt.NDArray[np.float64]:
+    read = inputs / full_inputs
+    written = -(-outputs // step) * step / full_outputs
+    return np.stack([np.ones_like(read), read, written, read * written], axis=1)
+
+
+def measure_layers(
+    graph: ChannelGraph,
+    timing: Timing,
+    narrowed: Callable[[IntArray], nn.Module],
+    *,
+    variants: int = VARIANTS,
+    seed: int = 0,
+    progress: Callable[[str], None] = lambda _: None,
+) -> LayerTimes:
+    """Profile a model at full width and at random widths, and fit its layers.
+
+    Args:
+        graph: Of the full model.
+        timing: The runtime.
+        narrowed: Makes a model of one width per unit.
+        variants: Random structures beside the full one.
+        seed: Of their widths, so that the same ones are found in the runtime's cache.
+        progress: Takes a line per variant.
+    """
+    costs, generator = CostModel(graph), np.random.default_rng(seed)
+    full = np.array([len(graph.groups[unit[0]]) for unit in graph.units], dtype=np.int64)
+    layers = [conv.layer for conv in graph.convolutions]
+    samples = []
+    for index in range(variants + 1):
+        chosen = random_widths(graph, generator) if index else full
+        seconds = timing.profile(narrowed(chosen), layers)
+        ends = costs.ends(costs.widths(graph.units, chosen))
+        samples.append((*ends, np.array([seconds[layer] for layer in layers])))
+        progress(f"layer times: {index + 1} of {variants + 1} profiles")
+    return LayerTimes(graph, samples)

@@ -12,7 +12,7 @@ from torch import nn
 
 from yolo_compress.errors import DataError
 from yolo_compress.host.detect import Response, responses
-from yolo_compress.prune.allocation import Plan, Target, Widths, costs_of
+from yolo_compress.prune.allocation import Widths, full_widths, plan_at
 from yolo_compress.prune.graph import ChannelGraph
 from yolo_compress.prune.inputs import FloatArray, Images, OutputWeights
 from yolo_compress.prune.latency import LayerTimes
@@ -80,7 +80,7 @@ def prune_sensitivity(
     if not batches:
         raise DataError("sensitivity got no image; give a data YAML with train images")
     wanted = _detections(full, batches)
-    before = costs_of(graph, times=times)
+    widest = full_widths(graph)
     dense = accuracy(full) if accuracy is not None else None
     rows = []
     for index, unit in enumerate(graph.units):
@@ -89,17 +89,15 @@ def prune_sensitivity(
         if not len(narrower):
             continue
         after = int(narrower[np.abs(narrower - (1 - share) * width).argmin()])
-        kept = np.ones(graph.channels, dtype=bool)
-        for group in unit:
-            members = graph.groups[group]
-            kept[members[np.argsort(scores[members], kind="stable")[: width - after]]] = False
-        costs = costs_of(graph, {index: after}, times=times)
-        narrow = apply(full, _plan(graph, kept, scores, before, costs)).eval()
+        chosen = widest.copy()
+        chosen[index] = after
+        plan = plan_at(graph, chosen, scores=scores, times=times)
+        narrow = apply(full, plan).eval()
         reestimate_(narrow, images())
         change = float(torch.cat(_distances(wanted, _detections(narrow, batches), weights)).mean())
         drop = 100 * (dense - accuracy(narrow)) if accuracy is not None and dense is not None else None
-        saved_ms = 1e3 * (before[2] - costs[2]) if times is not None else None
-        gflops = (before[1] - costs[1]) / 1e9
+        saved_ms = 1e3 * (plan.seconds_before - plan.seconds_after) if times is not None else None
+        gflops = (plan.ops_before - plan.ops_after) / 1e9
         saving = gflops if saved_ms is None else saved_ms
         loss = change if drop is None else drop
         rows.append(
@@ -107,7 +105,7 @@ def prune_sensitivity(
                 layer=_name(graph, unit),
                 width_before=width,
                 width_after=after,
-                params_saved=before[0] - costs[0],
+                params_saved=plan.params_before - plan.params_after,
                 gflops_saved=gflops,
                 ms_saved=saved_ms,
                 output_change=change,
@@ -117,28 +115,6 @@ def prune_sensitivity(
         )
         progress(f"sensitivity: {rows[-1].layer}, {index + 1} of {len(graph.units)}")
     return sorted(rows, key=lambda row: row.change_per_saving)
-
-
-def _plan(
-    graph: ChannelGraph,
-    kept: np.ndarray,
-    scores: FloatArray,
-    before: tuple[int, int, float],
-    after: tuple[int, int, float],
-) -> Plan:
-    return Plan(
-        graph=graph,
-        kept=kept,
-        scores=scores,
-        target=Target("ratio", 1 - after[0] / before[0]),
-        params_before=before[0],
-        params_after=after[0],
-        ops_before=before[1],
-        ops_after=after[1],
-        seconds_before=before[2],
-        seconds_after=after[2],
-        notes=(),
-    )
 
 
 def _detections(model: nn.Module, batches: Sequence[torch.Tensor]) -> list[list[Response]]:

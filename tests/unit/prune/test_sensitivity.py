@@ -13,14 +13,13 @@ import torch
 
 from tests.tiny import tiny_model, write_data
 from tests.unit.prune.models import IMGSZ, build, make_plan
-from tests.unit.prune.test_latency import Stairs
+from tests.unit.prune.test_latency import Runtime
 from yolo_compress import api
 from yolo_compress.errors import DataError, UsageError
 from yolo_compress.host import checkpoint
 from yolo_compress.host.checkpoint import count
 from yolo_compress.host.detect import responses
-from yolo_compress.prune import OutputWeights, Widths, apply, build_graph, reestimate_
-from yolo_compress.prune.latency import LayerTimes
+from yolo_compress.prune import OutputWeights, Widths, apply, build_graph, layer_times, reestimate_
 from yolo_compress.prune.output import distance
 from yolo_compress.prune.sensitivity import prune_sensitivity
 
@@ -34,7 +33,7 @@ def test_a_row_is_what_narrowing_that_layer_alone_does() -> None:
     graph = build_graph(model, imgsz=IMGSZ)
     scores = np.random.default_rng(0).uniform(0.1, 1, graph.channels)
     before = deepcopy(model.state_dict())
-    times = LayerTimes(graph, Stairs())
+    times = layer_times(model, graph, Runtime(graph))
     settings = {"share": 0.5, "widths": Widths(4, 0.9), "images": _images, "weights": OutputWeights(), "times": times}
     rows = prune_sensitivity(model, graph, scores, accuracy=lambda m: count(m, IMGSZ)[0] / 1e7, **settings)
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
