@@ -103,6 +103,38 @@ class PruneSection(Section):
         "(reconstruct), BatchNorm statistics anew (batchnorm), or nothing.",
         flag="prune_repair",
     )
+    schedule: Literal["one_shot", "iterative", "gradual"] = option(
+        "one_shot",
+        "When a training run prunes: before it begins, in equal steps at equal distances, or in steps that shrink and "
+        "wait for accuracy to come back.",
+        flag="prune_schedule",
+    )
+    steps: int = option(4, "Steps of an iterative or gradual schedule.", flag="prune_steps", ge=1)
+    start: float = option(
+        0.0, "Share of the epochs that train before the first step of a schedule.", flag="prune_start", ge=0, lt=1
+    )
+    window: float = option(
+        0.6, "Share of the epochs after which a schedule has met the target.", flag="prune_window", gt=0, le=1
+    )
+    tolerance: float = option(
+        1.0,
+        "mAP50-95 points below the accuracy before a step at which a gradual schedule goes on.",
+        flag="prune_tolerance",
+        ge=0,
+    )
+    # not "none", for the same reason as above
+    sparsity: Literal["nothing", "bn_l1", "group_lasso"] = option(
+        "nothing",
+        "Penalty that draws channels towards zero until a schedule has ended: on BatchNorm scales or on all weights of "
+        "a channel.",
+        flag="prune_sparsity",
+    )
+    sparsity_weight: float = option(0.1, "Weight of that penalty.", flag="prune_sparsity_weight", gt=0)
+    rewind: bool = option(
+        False,
+        "After the last step of a schedule, go back to the weights that the run began with, in the structure found.",
+        flag="prune_rewind",
+    )
     output_weights: dict[OutputTerm, float] = option(
         {"confidence": 1.0, "localisation": 1.0, "discrimination": 1.0},
         "What counts as a change of the detections in `obs` and `output`, such as localisation=2.",
@@ -144,6 +176,18 @@ class PruneSection(Section):
         if len(given) != 1:
             said = " and ".join(given) + " given" if given else "none of ratio, flops and latency given"
             raise ValueError(f"{said}; give exactly one, such as ratio=0.3 (as a flag: prune=0.3)")
+        if self.start >= self.window:
+            raise ValueError(
+                f"start={self.start:g} is not before window={self.window:g}, where the schedule ends; raise window or "
+                "lower start"
+            )
+        scheduled = {"sparsity": self.sparsity != "nothing", "rewind": self.rewind}
+        if self.schedule == "one_shot" and any(scheduled.values()):
+            named = next(name for name, given in scheduled.items() if given)
+            raise ValueError(
+                f"{named} acts while a schedule prunes, and schedule=one_shot prunes before training; give "
+                "schedule=iterative (as a flag: prune_schedule=iterative)"
+            )
         if (self.latency is None) != (self.target is None):
             missing = "target" if self.target is None else "latency"
             raise ValueError(

@@ -15,7 +15,7 @@ from yolo_compress.errors import UsageError
 from yolo_compress.host import checkpoint
 from yolo_compress.host.trainer import STATE_FILE, CompressTrainer
 
-LOSSES = ("box_loss", "cls_loss", "dfl_loss", "l1_loss", "cwd_loss", "response_loss")
+LOSSES = ("sparsity_loss", "box_loss", "cls_loss", "dfl_loss", "l1_loss", "cwd_loss", "response_loss")
 
 
 @pytest.fixture
@@ -99,11 +99,11 @@ def test_resumed_run_equals_the_uninterrupted_one(make_checkpoint, settings, tmp
         with pytest.raises(Cut):
             training.train(student, teacher=str(teacher), name="cut", **settings)
     weights = tmp_path / "runs" / "cut" / "weights"
-    saved = torch.load(weights / STATE_FILE, weights_only=True)["attachments"][0]
+    saved = torch.load(weights / STATE_FILE, weights_only=True)["saved"][0]["attachments"][0]["projectors"]
     assert saved, "the projectors were not saved"
     monkeypatch.setattr(training.Distillation, "load_state", load_and_keep)
     training.train(weights / "last.pt", resume=True)
-    assert all(torch.equal(saved[key], value) for key, value in projectors[0].items())
+    assert all(torch.equal(saved[key], value) for key, value in projectors[0]["projectors"].items())
     rows = losses(tmp_path / "runs" / "cut")
     assert len(rows) == 2
     assert float(rows[1]["train/cwd_loss"]) > 0
@@ -177,3 +177,119 @@ def test_fast_cpu_trains_in_bf16_with_loader_processes(make_checkpoint, settings
     training.train(make_checkpoint(), name="fast", fast_cpu=True, amp="bf16", workers=1, **settings)
     assert seen == {"autocast": True, "layout": True, "workers": 1}
     assert torch.isfinite(torch.tensor([float(v) for v in losses(tmp_path / "runs" / "fast")[0].values()])).all()
+
+
+SCHEDULED = {"prune_flops": 0.4, "prune_images": 8, "prune_round_to": 2, "prune_steps": 2}
+
+
+def _shapes(path: Path) -> list[tuple[int, ...]]:
+    return [tuple(value.shape) for value in checkpoint.load_model(path).state_dict().values()]
+
+
+@pytest.mark.parametrize("family", ["yolov8n", "yolo11n", "yolo26n"])
+@pytest.mark.parametrize("optimizer", ["SGD", "AdamW", "MuSGD"])
+def test_a_schedule_prunes_in_the_middle_of_training(make_checkpoint, settings, tmp_path, family, optimizer):
+    path = make_checkpoint(family)
+    settings |= {"epochs": 5, "optimizer": optimizer, "lr0": 0.001}
+    training.train(path, name="run", prune_schedule="iterative", prune_importance="l2", **SCHEDULED, **settings)
+    weights = tmp_path / "runs" / "run" / "weights"
+    made, dense = checkpoint.load_model(weights / "best.pt"), checkpoint.load_model(path)
+    assert 1 - checkpoint.count(made, 64)[1] / checkpoint.count(dense, 64)[1] == pytest.approx(0.4, rel=0.03)
+    told = checkpoint.facts(made)["prune"]
+    assert [(step["epoch"], step["done"]) for step in told["steps"]] == [(0, 0.5), (2, 1.0)]
+    assert told["params_before"] == checkpoint.count(dense, 64)[0]
+    assert told["params_after"] == checkpoint.count(made, 64)[0]
+    assert {row["width_before"] for row in told["layers"] if row["name"] == "model.0"} == {
+        dense.model[0].conv.out_channels
+    }
+    assert sorted(file.name for file in weights.iterdir()) == ["best.pt", "last.pt"]
+
+
+@pytest.mark.parametrize("kind", ["iterative", "gradual"])
+def test_a_scheduled_run_that_was_cut_equals_the_uninterrupted_one(
+    make_checkpoint, settings, tmp_path, monkeypatch, kind
+):
+    path = make_checkpoint()
+    settings |= {"epochs": 6, "mosaic": 1.0, "close_mosaic": 1, "optimizer": "AdamW", "lr0": 0.001}
+    flags = {**SCHEDULED, "prune_schedule": kind, "prune_importance": "obs", "teacher": str(path)}
+    training.train(path, name="whole", **flags, **settings)
+    saves = []
+    save = CompressTrainer.save_model
+
+    def save_and_end(self):
+        saves.append(self.epoch)
+        if len(saves) == 3:  # once in between, once after a step, once at the end of an epoch
+            raise Cut
+        return save(self)
+
+    weights = tmp_path / "runs" / "cut" / "weights"
+    with monkeypatch.context() as patch:
+        patch.setattr(CompressTrainer, "save_model", save_and_end)
+        with pytest.raises(Cut):
+            training.train(path, name="cut", **flags, **settings)
+    training.train(weights / "last.pt", resume=True)
+    assert _shapes(weights / "last.pt") == _shapes(tmp_path / "runs" / "whole" / "weights" / "last.pt")
+    whole, cut = (losses(tmp_path / "runs" / name) for name in ("whole", "cut"))
+    assert len(whole) == 6
+    print(*whole, *cut, sep="\n")
+    for expected, found in zip(whole, cut, strict=True):
+        assert {k: float(v) for k, v in found.items()} == pytest.approx(
+            {k: float(v) for k, v in expected.items()}, abs=1e-4
+        )
+
+
+def test_a_step_that_costs_too_much_is_taken_back(make_checkpoint, settings, tmp_path, monkeypatch):
+    from yolo_compress.prune import attachment
+
+    path = make_checkpoint()
+    settings |= {"epochs": 14}
+    seen = []
+    note = attachment.Pruning._note
+
+    def made_up(self, trainer):
+        if trainer.epoch > self.progress.noted:
+            seen.append((trainer.epoch, self.progress.done, sum(p.numel() for p in trainer.model.parameters())))
+            trainer.metrics[attachment.MAP_KEY] = 0.4 if self.progress.done < 0.5 else 0.1
+        note(self, trainer)
+
+    monkeypatch.setattr(attachment.Pruning, "_note", made_up)
+    flags = {**SCHEDULED, "prune_schedule": "gradual", "prune_importance": "l2", "prune_window": 0.9, "prune_steps": 4}
+    training.train(path, name="run", **flags, **settings)
+    levels = [level for _, level, _ in seen]
+    undone = next(i for i in range(1, len(levels)) if levels[i] < levels[i - 1])
+    assert seen[undone][2] == seen[0][2], "the full width is back"
+    assert levels[-1] == 1.0
+    made, dense = (checkpoint.load_model(p) for p in (tmp_path / "runs" / "run" / "weights" / "last.pt", path))
+    assert 1 - checkpoint.count(made, 64)[1] / checkpoint.count(dense, 64)[1] == pytest.approx(0.4, rel=0.03)
+
+
+@pytest.mark.parametrize("sparsity", ["bn_l1", "group_lasso"])
+def test_sparse_training_then_pruning_then_rewinding(make_checkpoint, settings, tmp_path, sparsity):
+    path = make_checkpoint()
+    settings |= {"epochs": 4, "lr0": 1e-6}  # so small that the end shows which weights it began with
+    flags = {**SCHEDULED, "prune_steps": 1, "prune_start": 0.25, "prune_window": 0.5, "prune_importance": "l2"}
+    flags |= {
+        "prune_schedule": "iterative",
+        "prune_sparsity": sparsity,
+        "prune_rewind": True,
+        "prune_repair": "nothing",
+    }
+    training.train(path, name="run", **flags, **settings)
+    rows = losses(tmp_path / "runs" / "run")
+    assert [float(row["train/sparsity_loss"]) > 0 for row in rows] == [True, False, False, False]
+    dense = checkpoint.load_model(path).state_dict()
+    made = checkpoint.load_model(tmp_path / "runs" / "run" / "weights" / "last.pt").state_dict()
+    rows_of = {tuple(row.flatten()[:9].tolist()) for row in dense["model.0.conv.weight"].half().float()}
+    assert made["model.0.conv.weight"].shape[0] <= len(rows_of)
+    for row in made["model.0.conv.weight"]:
+        assert (
+            min(max(abs(a - b) for a, b in zip(row.flatten()[:9].tolist(), other, strict=True)) for other in rows_of)
+            < 1e-3
+        )
+
+
+def test_a_schedule_that_does_not_fit_is_refused(make_checkpoint, settings):
+    with pytest.raises(UsageError, match=r"prune_steps=4 steps, and 2 epochs .* leave room for 1; give epochs="):
+        training.train(make_checkpoint(), prune=0.3, prune_schedule="gradual", **settings)
+    with pytest.raises(UsageError, match=r"rewind acts while a schedule prunes"):
+        training.train(make_checkpoint(), prune=0.3, prune_rewind=True, **settings)

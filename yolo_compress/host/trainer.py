@@ -3,22 +3,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import random
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
 
 from yolo_compress.artifacts import atomic_path
+from yolo_compress.errors import DataError, UsageError
 from yolo_compress.host.checkpoint import facts, restructured, set_classes, set_facts
 from yolo_compress.host.cpu import require_bf16, use_all_cores
 from yolo_compress.host.criterion import CompressCriterion, LossTerms
-from yolo_compress.host.ultralytics import LOGGER, RANK, DetectionTrainer, get_cfg, unwrap_model
+from yolo_compress.host.ultralytics import LOGGER, RANK, DetectionTrainer, ModelEMA, get_cfg, unwrap_model
 
 STATE_FILE = "compress_state.pt"  # beside last.pt while a run is unfinished; tensors and built-in types only
 DEFAULT_WORKERS = get_cfg().workers
+
+Narrowing = Mapping[str, Callable[[torch.Tensor], torch.Tensor]]  # by parameter, what stays of a tensor of its shape
 
 
 class Attachment(Protocol):
@@ -38,6 +43,16 @@ class Attachment(Protocol):
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Take up the state of the run that is resumed."""
+        ...
+
+    def narrowed(self, narrow: Narrowing, shapes: Mapping[str, torch.Size]) -> None:
+        """Follow a change of the model's shapes in the middle of the run.
+
+        Args:
+            narrow: By parameter, what makes the new shape of a tensor that has the old one; empty where the model got
+                back shapes that `load_state` restores.
+            shapes: The old shapes.
+        """
         ...
 
 
@@ -75,6 +90,7 @@ class CompressTrainer(DetectionTrainer):
         super().__init__(*args, **kwargs)
         self._attachments = list(self.plan.attachments()) if self.plan else []
         self._terms: list[LossTerms] = []
+        self._last_saved: list[dict[str, Any]] = []
         self._fast_cpu = bool(self.plan and self.plan.fast_cpu and self.device.type == "cpu")
         self._cpu_bf16 = self._fast_cpu and self.args.amp == "bf16"
         if self._fast_cpu:
@@ -142,25 +158,118 @@ class CompressTrainer(DetectionTrainer):
                     parameter.grad /= self.world_size
         super().optimizer_step()
 
+    def restructure(self, change: Callable[[nn.Module], Narrowing]) -> None:
+        """Carry optimizer, EMA and schedule over a change of the model's shapes in the middle of a run.
+
+        Args:
+            change: Changes a model in place and returns, by parameter name, what makes the new shape of a tensor that
+                has the parameter's old one. It is called with the model and with its EMA.
+
+        Raises:
+            UsageError: Several processes train, whose gradients are tied to the old parameters.
+        """
+        if self.world_size > 1:
+            raise UsageError(
+                f"a model cannot change its shape while {self.world_size} GPUs train it; give prune_schedule=one_shot, "
+                "or device=0"
+            )
+        model = unwrap_model(self.model)
+        names = {id(parameter): name for name, parameter in model.named_parameters()}
+        shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+        narrow = change(model)
+        if self._fast_cpu:
+            model.to(memory_format=torch.channels_last)
+        fresh, state = dict(model.named_parameters()), self.optimizer.state
+        for group in self.optimizer.param_groups:
+            for index, old in enumerate(group["params"]):
+                name = names.get(id(old))
+                if name is None or fresh.get(name) is old:
+                    continue
+                kept = state.pop(old, {})
+                group["params"][index] = fresh[name]
+                if kept and name in narrow:
+                    same = {key: torch.is_tensor(value) and value.shape == old.shape for key, value in kept.items()}
+                    state[fresh[name]] = {k: narrow[name](v) if same[k] else v for k, v in kept.items()}
+        averaged = self.ema.ema
+        change(averaged)
+        self.ema = ModelEMA(model, updates=self.ema.updates)  # a new one, since it holds on to the old tensors
+        self.ema.ema.load_state_dict(averaged.state_dict())
+        for attachment in self._attachments:
+            attachment.narrowed(narrow, shapes)
+
+    def saved_state(self, attachment: Attachment) -> Mapping[str, Any] | None:
+        """Return the newest state of an attachment in the run that is resumed, before it is taken up."""
+        file = self.wdir / STATE_FILE
+        if not self.resume or not file.is_file():
+            return None
+        states = torch.load(file, map_location="cpu", weights_only=True)["saved"][0]["attachments"]
+        return states[self._attachments.index(attachment)]
+
+    def exact_state(self) -> dict[str, Any]:
+        """Return everything that training goes on from, in full precision, as tensors and built-in types."""
+        return {
+            "saved": self._mark(self.epoch),
+            "model": _on_cpu(unwrap_model(self.model).state_dict()),
+            "ema": _on_cpu(self.ema.ema.state_dict()),
+            "optimizer": _on_cpu(self.optimizer.state_dict()),
+            "attachments": [attachment.state() for attachment in self._attachments],
+        }
+
+    def load_exact_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state; the model already has its shapes."""
+        for attachment, values in zip(self._attachments, state["attachments"], strict=True):
+            attachment.load_state(values)
+        unwrap_model(self.model).load_state_dict(state["model"])
+        self.ema.ema.load_state_dict(state["ema"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
     def resume_training(self, ckpt: Any) -> None:
-        """Resume the parent's state, then the attachments'."""
+        """Resume the parent's state, then ours: the parent keeps the average alone, and that in half precision.
+
+        Raises:
+            DataError: What belongs to last.pt is not beside it.
+        """
         super().resume_training(ckpt)
         if ckpt is None or not self.resume:
             return
         self._install_criterion()  # the parent puts a fresh criterion in place for end-to-end heads
-        file = self.wdir / STATE_FILE
-        if self._attachments and file.is_file():
-            state = torch.load(file, map_location=self.device, weights_only=True)
-            for attachment, values in zip(self._attachments, state["attachments"], strict=True):
-                attachment.load_state(values)
+        if self._attachments:
+            file = self.wdir / STATE_FILE
+            saved = torch.load(file, map_location=self.device, weights_only=True)["saved"] if file.is_file() else []
+            wanted = self._mark(int(ckpt["epoch"]))
+            found = [state for state in saved if state["saved"] == wanted]
+            if not found:
+                raise DataError(
+                    f"'{file}' holds nothing that belongs to this last.pt, so the run cannot go on as it was; copy "
+                    "both files from the same run, or begin a new run from last.pt without resume"
+                )
+            self.load_exact_state(found[0])
 
     def save_model(self) -> bool:
-        """Save the parent's checkpoint, and beside it what the attachments need to resume."""
-        saved = super().save_model()
+        """Save the parent's checkpoint, and before it what the attachments need to resume.
+
+        The state of the checkpoint before stays in the file as well: a run may be killed between the two.
+        """
         if self._attachments:
+            state = self.exact_state()
             with atomic_path(self.wdir / STATE_FILE) as temporary:
-                torch.save({"epoch": self.epoch, "attachments": [a.state() for a in self._attachments]}, temporary)
-        return saved
+                torch.save({"saved": [state, *self._last_saved]}, temporary)
+            self._last_saved = [state]
+        return super().save_model()
+
+    def restart_epoch(self) -> None:
+        """Seed an epoch by its number, so that it goes the same way in a run that was resumed before it."""
+        seed = int(self.args.seed) + 1 + self.epoch
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.manual_seed(seed)
+        self.train_loader.generator.manual_seed(seed)
+        self.train_loader.reset()
+        dataset = self.train_loader.dataset
+        if dataset.cache != "ram":  # mosaics are drawn from the images that were loaded last
+            for index in dataset.buffer:
+                dataset.ims[index] = dataset.im_hw0[index] = dataset.im_hw[index] = None
+        dataset.buffer.clear()
 
     def final_eval(self) -> None:
         """Finish as the parent does and remove what only a resume would need."""
@@ -168,10 +277,26 @@ class CompressTrainer(DetectionTrainer):
         if RANK in {-1, 0}:
             (self.wdir / STATE_FILE).unlink(missing_ok=True)
 
+    def _mark(self, epoch: int) -> list[int]:
+        """Return what tells a saved state from the others of a run: the model may change shape between two epochs."""
+        return [epoch, *(parameter.numel() for parameter in self.ema.ema.parameters())]
+
     def _extra_parameters(self) -> list[nn.Parameter]:
         return [parameter for attachment in self._attachments for parameter in attachment.parameters()]
 
     def _install_criterion(self) -> None:
         if self._terms:
             model = unwrap_model(self.model)
-            model.criterion = CompressCriterion(model, self._terms, base=getattr(model, "criterion", None))
+            base = getattr(model, "criterion", None)
+            if isinstance(base, CompressCriterion):  # ours already: around it, every term would count twice
+                base = base.base
+            model.criterion = CompressCriterion(model, self._terms, base=base)
+
+
+def _on_cpu(value: Any) -> Any:
+    """Return a copy of nested tensors and built-in types in main memory."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, Mapping):
+        return {key: _on_cpu(entry) for key, entry in value.items()}
+    return [_on_cpu(entry) for entry in value] if isinstance(value, list | tuple) else value

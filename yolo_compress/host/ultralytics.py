@@ -23,7 +23,7 @@ from ultralytics.nn.tasks import DetectionModel, load_checkpoint
 from ultralytics.utils import ARGV, DATASETS_DIR, LOGGER, RANK, YAML
 from ultralytics.utils.checks import check_yaml
 from ultralytics.utils.nms import non_max_suppression
-from ultralytics.utils.torch_utils import strip_optimizer, unwrap_model
+from ultralytics.utils.torch_utils import ModelEMA, strip_optimizer, unwrap_model
 
 __all__ = (
     "ARGV",
@@ -50,6 +50,7 @@ __all__ = (
     "DetectionModel",
     "DetectionTrainer",
     "LetterBox",
+    "ModelEMA",
     "PSABlock",
     "check_dict_alignment",
     "check_yaml",

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from yolo_compress.errors import UsageError
@@ -54,6 +55,7 @@ __all__ = (
     "prune",
     "reconstruct_",
     "reestimate_",
+    "repair_",
     "unfold",
 )
 
@@ -86,7 +88,11 @@ class LayerRow:
 
 @dataclass(frozen=True)
 class PruneResult:
-    """A pruned model and what was done; operations count two per multiply-accumulate, unfused, at `imgsz` pixels."""
+    """A pruned model and what was done; operations count two per multiply-accumulate, unfused, at `imgsz` pixels.
+
+    Attributes:
+        latency: Measured share of the full model's time on the target, None without a latency target.
+    """
 
     model: nn.Module
     plan: Plan
@@ -100,6 +106,7 @@ class PruneResult:
     graph_seconds: float
     seconds: float
     notes: tuple[str, ...]
+    latency: float | None = None
 
     def facts(self) -> dict[str, Any]:
         """Return what was done in builtin types, without times, so that the same work leaves the same facts."""
@@ -161,9 +168,13 @@ def prune(
         return normalised(entry.function(model, graph, inputs, say), graph, additive=entry.additive)
 
     notes = list(graph.notes)
+    latency: float | None = None
     if config.latency is not None and timing is not None:
-        plan, found = _timed_plan(model, graph, config, scores, timing, say)
-        notes.append(found)
+        plan, latency = _timed_plan(model, graph, config, scores, timing, say)
+        notes.append(
+            f"measured on {config.target}: {latency:.3f} of the time (asked for {config.latency:g}), "
+            f"widths in steps of {plan.round_to}"
+        )
     else:
         target = (
             Target("ratio", config.ratio) if config.ratio is not None else Target("flops", float(config.flops or 0))
@@ -173,12 +184,8 @@ def prune(
         plan = allocate(graph, scores(), target=target, widths=widths, scope=config.scope)
     notes += plan.notes
     pruned = apply(model, plan).eval()
-    if config.repair == "batchnorm" and image_batches is not None:
-        images = reestimate_(pruned, image_batches(), progress=say)
-        notes.append(f"BatchNorm statistics re-estimated on {images} images")
-    if config.repair == "reconstruct" and image_batches is not None:
-        images = reconstruct_(pruned, model, plan, image_batches(), progress=say)
-        notes.append(f"layers reconstructed on {images} images")
+    if image_batches is not None:
+        notes += repair_(pruned, model, plan, image_batches(), kind=config.repair, progress=say)
     assert sum(p.numel() for p in pruned.parameters()) == plan.params_after
     return PruneResult(
         model=pruned,
@@ -193,7 +200,37 @@ def prune(
         graph_seconds=graph_seconds,
         seconds=time.perf_counter() - start,
         notes=tuple(notes),
+        latency=latency,
     )
+
+
+def repair_(
+    pruned: nn.Module,
+    full: nn.Module,
+    plan: Plan,
+    batches: Iterable[np.ndarray],
+    *,
+    kind: str,
+    progress: Callable[[str], None] = lambda _: None,
+) -> list[str]:
+    """Repair a pruned model in place, without training, and say what was done.
+
+    Args:
+        pruned: What surgery made of `full`; in eval mode afterwards.
+        full: The model before.
+        plan: What was removed.
+        batches: (N, 3, H, W) float32 in 0 to 1.
+        kind: `reconstruct`, `batchnorm` or `nothing`.
+        progress: Takes a line now and then.
+
+    Raises:
+        DataError: There is not one batch.
+    """
+    if kind == "batchnorm":
+        return [f"BatchNorm statistics re-estimated on {reestimate_(pruned, batches, progress=progress)} images"]
+    if kind == "reconstruct":
+        return [f"layers reconstructed on {reconstruct_(pruned, full, plan, batches, progress=progress)} images"]
+    return []
 
 
 def _timed_plan(
@@ -203,7 +240,7 @@ def _timed_plan(
     scores: Callable[[], FloatArray],
     timing: Timing,
     progress: Callable[[str], None],
-) -> tuple[Plan, str]:
+) -> tuple[Plan, float]:
     """Find the plan whose finished model takes the wanted share of the time, and say what it was measured to take.
 
     Layer times tell which channels are worth removing, but their sum is not the model's time. So a plan is made, timed
@@ -242,11 +279,7 @@ def _timed_plan(
         asked = max(_next_share(tried, config.latency), least)
     miss, measured, plan = best
     assert plan is not None
-    note = (
-        f"measured on {config.target}: {measured:.3f} of the time (asked for {config.latency:g}), "
-        f"widths in steps of {step}"
-    )
-    return plan, note
+    return plan, measured
 
 
 def layer_times(

@@ -81,6 +81,7 @@ class Plan:
     seconds_before: float
     seconds_after: float
     notes: tuple[str, ...]
+    round_to: int = 1
 
     def positions(self, channels: IntArray) -> IntArray:
         """Return where in an array of channels the kept ones are, ascending."""
@@ -128,7 +129,9 @@ def allocate(
         notes = (
             f"{target.kind}={target.share:g} became {share:.3f}: round_to={widths.round_to} allows nothing closer",
         )
-    return replace(plan_at(graph, chosen, scores=scores, times=times), target=target, notes=notes)
+    return replace(
+        plan_at(graph, chosen, scores=scores, times=times), target=target, notes=notes, round_to=widths.round_to
+    )
 
 
 def plan_at(

@@ -1,73 +1,285 @@
 # Copyright (C) 2026 yolo_compress contributors. SPDX-License-Identifier: AGPL-3.0-or-later
-"""Pruning as a part of a training run: once, before the optimizer exists."""
+"""Pruning as a part of a training run: once before it begins, or in steps while it goes on."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
+from copy import deepcopy
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from yolo_compress.host.checkpoint import facts, set_facts
+from yolo_compress.errors import UsageError
+from yolo_compress.host.checkpoint import count, facts, load_model, save_model, set_facts
 from yolo_compress.host.data import image_batches, labelled_batches, read_data, sample
-from yolo_compress.host.trainer import CompressTrainer
-from yolo_compress.host.ultralytics import LOGGER, RANK
-from yolo_compress.prune import Timing, prune
+from yolo_compress.host.trainer import CompressTrainer, Narrowing
+from yolo_compress.host.ultralytics import LOGGER, RANK, unwrap_model
+from yolo_compress.prune import PruneResult, Timing, build_graph, prune, repair_
+from yolo_compress.prune.schedule import Progress, Schedule
+from yolo_compress.prune.sparsity import PENALTIES, Penalty
+from yolo_compress.prune.surgery import apply_, cuts
 from yolo_compress.recipe import PruneSection
 
 TimingFor = Callable[..., AbstractContextManager[Timing | None]]  # `timing.timing_for`, which stands above this package
+BEFORE_STEP = "before_step.pt"  # beside last.pt while a schedule may still step back
+EARLY = "early_{}.pt"  # beside last.pt while a schedule may still rewind
+MAP_KEY = "metrics/mAP50-95(B)"
 
 
 class Pruning:
-    """Prunes the model of a run; a resumed run is pruned already and is left as it is."""
+    """Prunes the model of a run, at its beginning or by a schedule; a resumed run goes on from where it was."""
+
+    names: tuple[str, ...] = ("sparsity",)
 
     def __init__(self, section: PruneSection, timing: TimingFor) -> None:
         """Take the section, and what makes a timing of a model for it."""
         self.section, self.timing = section, timing
+        self.progress = Progress()
+        self.schedule: Schedule | None = None
+        self.origin: dict[str, float] = {}  # what the model cost before the first step
+        self.undo: dict[str, Any] | None = None  # exact state before the last step, while it may be taken back
+        self._trainer: CompressTrainer | None = None
+        self._penalty: Penalty | None = None
 
-    def attach(self, trainer: CompressTrainer) -> None:
-        """Prune `trainer.model` on images of the run's training set.
+    def attach(self, trainer: CompressTrainer) -> Pruning | None:
+        """Prune `trainer.model` on images of the run's training set, or arrange for it to happen.
 
         Raises:
-            UsageError: The target cannot be met, or a layer to keep does not exist.
+            UsageError: The target cannot be met, a layer to keep does not exist, or the epochs do not suffice.
         """
-        if trainer.resume:
-            return
-        data, section = read_data(trainer.args.data), self.section
-        stride = max(int(trainer.model.stride.max()), 32)
-        imgsz = math.ceil(trainer.args.imgsz / stride) * stride  # the trainer rounds it the same way, but later
-        chosen = sample(data.train, section.images, seed=0)
-
-        def labelled() -> Iterator[dict[str, torch.Tensor]]:
-            for batch in labelled_batches(data, imgsz, limit=section.images):
-                yield {key: value.to(trainer.device) for key, value in batch.items()}
-
-        def images() -> Iterator[np.ndarray]:
-            return image_batches(chosen, imgsz)
-
-        model = trainer.model
-        with self.timing(section, model, imgsz=imgsz, images=chosen) as timing:
-            sources = {"loss_batches": labelled, "image_batches": images, "timing": timing}
-            result = prune(model, config=section, imgsz=imgsz, **sources)
-        set_facts(result.model, {**facts(model), "prune": result.facts()})
-        trainer.model = result.model.to(trainer.device)
-        if RANK in {-1, 0}:
-            LOGGER.info(
-                f"Pruned {result.params_before:,} to {result.params_after:,} parameters, "
-                f"{result.gflops_before:.2f} to {result.gflops_after:.2f} GFLOPs"
+        section = self.section
+        self._trainer = trainer
+        if section.schedule != "one_shot":
+            self.schedule = Schedule(
+                section.schedule,
+                steps=section.steps,
+                epochs=trainer.epochs,
+                start=section.start,
+                window=section.window,
+                tolerance=section.tolerance,
             )
+            if trainer.world_size > 1:
+                raise UsageError(
+                    f"prune_schedule={section.schedule} changes the model while it trains, which {trainer.world_size} "
+                    "GPUs cannot follow; give prune_schedule=one_shot, or device=0"
+                )
+            trainer.add_callback("on_train_epoch_start", self._before_epoch)
+            trainer.add_callback("on_fit_epoch_end", self._note)
+            trainer.add_callback("on_train_end", _clean)
+            if section.rewind and not trainer.resume:
+                save_model(trainer.model, self._early_file(trainer, trainer.model))
+            if section.sparsity != "nothing":
+                return self
+        elif not trainer.resume:
+            model = trainer.model
+            result = self._prune(trainer, model, section)
+            set_facts(result.model, {**facts(model), "prune": result.facts()})
+            trainer.model = result.model.to(trainer.device)
+        return None
+
+    def __call__(self, outputs: dict[str, Any], batch: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+        """Return the sparsity penalty of the model, zero once the schedule has ended."""
+        trainer = self._trainer
+        assert trainer is not None
+        if self.progress.done >= 1:
+            return [batch["img"].new_zeros(())]
+        model = unwrap_model(trainer.model)
+        if self._penalty is None:
+            self._penalty = PENALTIES[self.section.sparsity](build_graph(model, imgsz=_imgsz(trainer)))
+        return [self.section.sparsity_weight * self._penalty(model)]
 
     def parameters(self) -> list[nn.Parameter]:
         """Return nothing: pruning trains no parameter."""
         return []
 
     def state(self) -> dict[str, Any]:
-        """Return nothing: the checkpoint holds the pruned structure."""
-        return {}
+        """Return where the schedule stands; a checkpoint is written before the epoch has ended."""
+        if self.schedule is not None and self._trainer is not None:
+            self._note(self._trainer)
+        return {"progress": asdict(self.progress), "origin": self.origin, "undo": self.undo}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Take up nothing."""
+        """Take up where the schedule stood."""
+        if state:
+            known = dict(state["progress"])
+            self.progress = Progress(**{**known, "accuracy": tuple(known["accuracy"])})
+            self.origin, self.undo = dict(state["origin"]), state["undo"]
+
+    def narrowed(self, narrow: Narrowing, shapes: Mapping[str, torch.Size]) -> None:
+        """Forget what was derived from the shapes before."""
+        self._penalty = None
+
+    def _before_epoch(self, trainer: CompressTrainer) -> None:
+        trainer.restart_epoch()
+        if self.schedule is None:
+            return
+        action, level = self.schedule.decide(trainer.epoch, self.progress)
+        if action == "step":
+            self._step(trainer, level)
+        elif action == "back":
+            self._step_back(trainer)
+        if action != "wait":
+            if trainer.epoch > 0:  # last.pt gets the shapes that training goes on with
+                epoch, trainer.epoch = trainer.epoch, trainer.epoch - 1
+                trainer.save_model()
+                trainer.epoch = epoch
+            trainer.restart_epoch()
+
+    def _note(self, trainer: CompressTrainer) -> None:
+        """Take down the accuracy of the epoch that was validated last, once."""
+        if trainer.epoch > self.progress.noted and MAP_KEY in trainer.metrics:
+            self.progress = self.progress.seen(trainer.epoch, 100 * float(trainer.metrics[MAP_KEY]))
+
+    def _step(self, trainer: CompressTrainer, level: float) -> None:
+        """Narrow model, average and optimizer alike; scores and repair look at the average."""
+        assert self.schedule is not None
+        imgsz = _imgsz(trainer)
+        averaged = trainer.ema.ema
+        section = self.section
+        if not self.origin:
+            params, ops = count(averaged, imgsz)
+            self.origin = {"params": float(params), "ops": ops, "latency": 1.0}
+        adaptive = self.schedule.kind == "gradual" and level < 1
+        epoch, trainer.epoch = trainer.epoch, trainer.epoch - 1
+        self.undo = None
+        self.undo = trainer.exact_state() if adaptive else None
+        trainer.epoch = epoch
+        if adaptive:
+            save_model(averaged, trainer.wdir / BEFORE_STEP)
+        wanted = self._relative(section, level, averaged, imgsz)
+        result = self._prune(trainer, deepcopy(averaged).requires_grad_(True), wanted)
+        images = self._images(trainer, imgsz)
+        early = load_model(self._early_file(trainer, averaged)) if section.rewind else None
+
+        def narrow(model: nn.Module) -> Narrowing:
+            full = deepcopy(model)
+            apply_(model, result.plan)
+            if model is averaged:
+                model.load_state_dict(result.model.state_dict())  # repaired already
+            else:
+                training = model.training
+                repair_(model, full, result.plan, images(), kind=section.repair)
+                model.train(training)
+            return cuts(result.plan)
+
+        trainer.restructure(narrow)
+        if early is not None:
+            self._rewind(trainer, early, result, last=level >= 1)
+        if section.latency is not None and result.latency is not None:
+            self.origin["latency"] *= result.latency
+        self.progress = self.schedule.taken(trainer.epoch, self.progress, level)
+        self._tell(trainer, result, imgsz)
+
+    @staticmethod
+    def _early_file(trainer: CompressTrainer, model: nn.Module) -> Path:
+        """Return where the weights that the run began with are kept, in the shapes of a model."""
+        return trainer.wdir / EARLY.format(sum(p.numel() for p in model.parameters()))
+
+    def _rewind(self, trainer: CompressTrainer, early: nn.Module, result: PruneResult, *, last: bool) -> None:
+        """Narrow and repair the early model in step with the others, and at the last step go back to its weights."""
+        full = deepcopy(early)
+        apply_(early, result.plan)
+        repair_(early, full, result.plan, self._images(trainer, _imgsz(trainer))(), kind=self.section.repair)
+        save_model(early, self._early_file(trainer, early))
+        if last:
+            for model in (unwrap_model(trainer.model), trainer.ema.ema):
+                model.load_state_dict(early.state_dict())
+            trainer.optimizer.state.clear()  # moments of weights that are gone
+
+    def _step_back(self, trainer: CompressTrainer) -> None:
+        """Return to the shapes and weights from before the last step."""
+        assert self.schedule is not None
+        assert self.undo is not None
+        undo, wide = self.undo, load_model(trainer.wdir / BEFORE_STEP)
+
+        def widen(model: nn.Module) -> Narrowing:
+            model.model = deepcopy(wide.model).to(next(model.parameters()).device)
+            for ours, theirs in zip(model.parameters(), wide.parameters(), strict=True):
+                ours.requires_grad_(theirs.requires_grad and model is not trainer.ema.ema)
+            set_facts(model, facts(wide))
+            return {}
+
+        progress = self.schedule.undone(trainer.epoch, self.progress)
+        trainer.restructure(widen)
+        trainer.load_exact_state(undo)
+        self.progress, self.undo = progress, None
+        if RANK in {-1, 0}:
+            LOGGER.info(
+                f"Step back before epoch {trainer.epoch + 1}: accuracy did not come back; "
+                f"half of the step is tried next ({100 * progress.done:.0f} % of the pruning is done)"
+            )
+
+    def _relative(self, section: PruneSection, level: float, model: nn.Module, imgsz: int) -> PruneSection:
+        """Return the target that takes the model from what it is to `level` of the way to the whole target."""
+        params, ops = count(model, imgsz)
+        if section.latency is not None:
+            time = 1 - level * (1 - section.latency)
+            return section.model_copy(update={"latency": time / self.origin["latency"]})
+        name, now = ("ratio", float(params)) if section.ratio is not None else ("flops", ops)
+        origin = self.origin["params" if name == "ratio" else "ops"]
+        remaining = origin * (1 - level * float(getattr(section, name)))
+        return section.model_copy(update={name: 1 - remaining / now})
+
+    def _prune(self, trainer: CompressTrainer, model: nn.Module, section: PruneSection) -> PruneResult:
+        imgsz = _imgsz(trainer)
+        data = read_data(trainer.args.data)
+        chosen = sample(data.train, section.images, seed=0)
+
+        def labelled() -> Iterator[dict[str, torch.Tensor]]:
+            for batch in labelled_batches(data, imgsz, limit=section.images):
+                yield {key: value.to(trainer.device) for key, value in batch.items()}
+
+        with self.timing(section, model, imgsz=imgsz, images=chosen) as timing:
+            sources = {"loss_batches": labelled, "image_batches": self._images(trainer, imgsz), "timing": timing}
+            result = prune(model, config=section, imgsz=imgsz, **sources)
+        if RANK in {-1, 0}:
+            LOGGER.info(
+                f"Pruned {result.params_before:,} to {result.params_after:,} parameters, "
+                f"{result.gflops_before:.2f} to {result.gflops_after:.2f} GFLOPs"
+            )
+        return result
+
+    def _images(self, trainer: CompressTrainer, imgsz: int) -> Callable[[], Iterator[np.ndarray]]:
+        chosen = sample(read_data(trainer.args.data).train, self.section.images, seed=0)
+        return lambda: image_batches(chosen, imgsz)
+
+    def _tell(self, trainer: CompressTrainer, result: PruneResult, imgsz: int) -> None:
+        """Leave in both models what was done so far, counted from the model that the run began with."""
+        model = unwrap_model(trainer.model)
+        earlier = facts(model).get("prune", {})
+        told = result.facts()
+        first = {row["name"]: row for row in earlier.get("layers", ())}
+        for row in told["layers"]:
+            if row["name"] in first:
+                row.update({key: first[row["name"]][key] for key in ("width_before", "params_before")})
+        told["settings"] = self.section.model_dump(mode="json")
+        told["params_before"] = earlier.get("params_before", told["params_before"])
+        told["gflops_before"] = earlier.get("gflops_before", told["gflops_before"])
+        told["steps"] = [
+            *earlier.get("steps", ()),
+            {"epoch": trainer.epoch, "done": self.progress.done, "gflops": told["gflops_after"]},
+        ]
+        for changed in (model, trainer.ema.ema):
+            set_facts(changed, {**facts(changed), "prune": told})
+        if RANK in {-1, 0}:
+            LOGGER.info(
+                f"Pruning before epoch {trainer.epoch + 1}: {100 * self.progress.done:.0f} % of it is done, "
+                f"{told['gflops_after']:.2f} of {told['gflops_before']:.2f} GFLOPs at {imgsz} px are left"
+            )
+
+
+def _imgsz(trainer: CompressTrainer) -> int:
+    stride = max(int(unwrap_model(trainer.model).stride.max()), 32)
+    return math.ceil(trainer.args.imgsz / stride) * stride  # the trainer rounds it the same way, but later
+
+
+def _clean(trainer: CompressTrainer) -> None:
+    """Remove what only an unfinished run needs."""
+    for file in (trainer.wdir / BEFORE_STEP, *trainer.wdir.glob(EARLY.format("*"))):
+        file.unlink(missing_ok=True)
