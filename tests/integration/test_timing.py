@@ -28,7 +28,7 @@ def images(tmp_path_factory) -> tuple[Path, ...]:
 def test_a_model_takes_as_long_as_itself(target: str, images, tmp_path) -> None:
     pytest.importorskip(target.partition(":")[0])
     model = tiny_model()
-    clock = RuntimeTiming(model, target, imgsz=IMGSZ, images=images, cache=tmp_path, threads=1, rounds=15)
+    clock = RuntimeTiming(model, target, imgsz=IMGSZ, images=images, cache=tmp_path, threads=1, rounds=25)
     try:
         assert clock.reference.describe()["precision"] == target.partition(":")[2]
         convs = build_graph(model, imgsz=IMGSZ).convolutions
@@ -36,8 +36,9 @@ def test_a_model_takes_as_long_as_itself(target: str, images, tmp_path) -> None:
         assert list(layers) == [conv.layer for conv in convs]
         assert all(seconds > 0 for seconds in layers.values())
         assert RuntimeTiming.profile(clock, tiny_model(seed=1), ()) == layers  # the structure is known: not run again
-        assert 0.4 < clock.ratio(model) < 2.5  # wide, since test machines are busy
-        assert clock.ratio(tiny_model(width=1.0)) > 2.5  # 64 times the operations
+        own = clock.ratio(model)
+        assert 0.2 < own < 5  # wide, since test machines are busy
+        assert clock.ratio(tiny_model(width=1.0)) > own  # many times the operations
     finally:
         clock.close()
 

@@ -231,7 +231,6 @@ def test_a_scheduled_run_that_was_cut_equals_the_uninterrupted_one(
     assert _shapes(weights / "last.pt") == _shapes(tmp_path / "runs" / "whole" / "weights" / "last.pt")
     whole, cut = (losses(tmp_path / "runs" / name) for name in ("whole", "cut"))
     assert len(whole) == 6
-    print(*whole, *cut, sep="\n")
     for expected, found in zip(whole, cut, strict=True):
         assert {k: float(v) for k, v in found.items()} == pytest.approx(
             {k: float(v) for k, v in expected.items()}, abs=1e-4

@@ -233,6 +233,9 @@ VALUES = {
     "prune_repair": "batchnorm",
     "prune_output_weights": "localisation=2",
     "prune_target": "openvino:int8",
+    "prune_schedule": "iterative",
+    "prune_sparsity": "group_lasso",
+    "prune_rewind": True,
     "fast_cpu": True,
 }
 READ = {
@@ -249,7 +252,12 @@ READ = {
 def test_every_flag_sets_its_option(name):
     flag = recipe.flags()[name]
     value = VALUES.get(name) if name in VALUES else (flag.default or 0.3) / 2 if flag.type == "float" else 7
-    other = {"prune_latency": {"prune_target": "openvino:int8"}, "prune_target": {"prune_latency": 0.5}}.get(name, {})
+    other = {
+        "prune_latency": {"prune_target": "openvino:int8"},
+        "prune_target": {"prune_latency": 0.5},
+        "prune_sparsity": {"prune_schedule": "gradual"},
+        "prune_rewind": {"prune_schedule": "gradual"},
+    }.get(name, {})
     made = recipe.from_flags({name: value, **other}, recipe.load("edge-cpu"))
     assert getattr(getattr(made, flag.section), flag.field) == READ.get(name, value)
 

@@ -21,6 +21,7 @@ from yolo_compress.bench.machine import describe_machine
 from yolo_compress.errors import EngineError, require
 
 FORMAT = 2  # of the files that times are kept in
+TICK = 1e-6  # seconds: runtimes count in microseconds, and a layer that took less than one still took time
 
 
 def module_scope(node: str) -> str:
@@ -44,25 +45,27 @@ def layer_seconds(nodes: Mapping[str, float], layers: Iterable[str]) -> dict[str
     """Sum the times of a runtime's nodes per layer.
 
     Args:
-        nodes: Seconds by node name.
+        nodes: Seconds by node name; a layer whose nodes come to less than `TICK` gets that.
         layers: Module names, such as `model.2.cv1`; a node belongs to the longest one that it stands in.
 
     Raises:
         EngineError: A layer has no node: this runtime does not keep the names.
     """
     found = dict.fromkeys(layers, 0.0)
+    named = set()
     for node, seconds in nodes.items():
         scope = module_scope(node)
         while scope and scope not in found:
             scope = scope.rpartition(".")[0]
         if scope:
             found[scope] += seconds
-    if lost := [layer for layer, seconds in found.items() if seconds <= 0]:
+            named.add(scope)
+    if lost := [layer for layer in found if layer not in named]:
         raise EngineError(
             f"the runtime's profile does not name {len(lost)} of {len(found)} layers ({', '.join(lost[:3])}); "
             "prune by ratio= or flops= instead, and please report the runtime's version"
         )
-    return found
+    return {layer: max(seconds, TICK) for layer, seconds in found.items()}
 
 
 class LayerTimesCache:

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from yolo_compress.artifacts import atomic_path
+from yolo_compress.artifacts import atomic_path, atomic_write
 from yolo_compress.errors import DataError, UsageError
 from yolo_compress.host.checkpoint import facts, restructured, set_classes, set_facts
 from yolo_compress.host.cpu import require_bf16, use_all_cores
@@ -244,6 +244,7 @@ class CompressTrainer(DetectionTrainer):
                     "both files from the same run, or begin a new run from last.pt without resume"
                 )
             self.load_exact_state(found[0])
+            self._drop_rows_behind()
 
     def save_model(self) -> bool:
         """Save the parent's checkpoint, and before it what the attachments need to resume.
@@ -276,6 +277,14 @@ class CompressTrainer(DetectionTrainer):
         super().final_eval()
         if RANK in {-1, 0}:
             (self.wdir / STATE_FILE).unlink(missing_ok=True)
+
+    def _drop_rows_behind(self) -> None:
+        """Take out of results.csv what the resumed run trains again: a row is written before its checkpoint is."""
+        if RANK in {-1, 0} and self.csv.is_file():
+            header, *rows = self.csv.read_text(encoding="utf-8").splitlines(keepends=True)
+            kept = [row for row in rows if int(row.partition(",")[0]) <= self.start_epoch]
+            if len(kept) < len(rows):
+                atomic_write(self.csv, "".join([header, *kept]))
 
     def _mark(self, epoch: int) -> list[int]:
         """Return what tells a saved state from the others of a run: the model may change shape between two epochs."""

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from yolo_compress.bench.layers import LayerTimesCache, layer_seconds, module_scope
+from yolo_compress.bench.layers import TICK, LayerTimesCache, layer_seconds, module_scope
 from yolo_compress.errors import EngineError
 
 
@@ -43,6 +43,7 @@ def test_a_layer_takes_all_of_its_nodes() -> None:
     assert found == {"model.1": 4.0, "model.10": 5.0, "model.1.cv": 2.0}
     with pytest.raises(EngineError, match=r"does not name 1 of 2 layers \(model.3\)"):
         layer_seconds(nodes, ["model.1", "model.3"])
+    assert layer_seconds({"/model.3/conv/Conv": 0.0}, ["model.3"]) == {"model.3": TICK}
 
 
 def test_a_cache_belongs_to_a_runtime_and_a_precision(tmp_path) -> None:
