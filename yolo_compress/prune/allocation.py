@@ -49,20 +49,24 @@ class Widths:
     round_to: int
     max_share: float
 
-    def allowed(self, width: int) -> IntArray:
-        """Return the allowed widths from the full one down.
+    def allowed(self, width: int, together: int = 1) -> IntArray:
+        """Return the allowed widths from the full one down, of a layer that loses `together` channels at a time.
 
         They are the multiples of `round_to`, and the full width, down to (1 - `max_share`) of it. A layer of up to
-        two such multiples may take half steps: otherwise a stem of 16 channels could only stay or lose half.
+        two such multiples may take half steps: otherwise a stem of 16 channels could only stay or lose half. Rows of a
+        bundle, such as attention heads, have a size of their own and are not rounded.
         """
+        if together > 1:
+            left = np.arange(width, 0, -together)
+            return left[(left == width) | (left >= (1 - self.max_share) * width - 1e-9)]
         step = max(1, self.round_to // 2) if width <= 2 * self.round_to else self.round_to
         least = max(step, math.ceil((1 - self.max_share) * width - 1e-9))
         multiples = np.arange(step, width, step)
         return np.concatenate([[width], multiples[multiples >= least][::-1]])
 
-    def nearest(self, width: int, wanted: float) -> int:
+    def nearest(self, width: int, wanted: float, together: int = 1) -> int:
         """Round a wanted width to an allowed one; halfway, to the wider."""
-        allowed = self.allowed(width)
+        allowed = self.allowed(width, together)
         return int(allowed[np.abs(allowed - wanted).argmin()])
 
 
@@ -143,10 +147,10 @@ def plan_at(
     before, after = costs(graph.units, full_widths(graph)), costs(graph.units, chosen)
     kept = np.ones(graph.channels, dtype=bool)
     for unit, width in zip(graph.units, chosen.tolist(), strict=True):
-        for group in unit:
-            members = graph.groups[group]
-            best_first = np.argsort(-ranked[members], kind="stable")
-            kept[members[best_first[width:]]] = False
+        for rows, scores_ in _rows(graph, unit, ranked):
+            left = width * len(rows) // len(graph.groups[unit[0]])
+            best_first = np.argsort(-scores_, kind="stable")
+            kept[rows[best_first[left:]]] = False
     return Plan(
         graph=graph,
         kept=kept,
@@ -160,6 +164,23 @@ def plan_at(
         seconds_after=after[2],
         notes=(),
     )
+
+
+def _rows(graph: ChannelGraph, unit: tuple[int, ...], scores: FloatArray) -> list[tuple[IntArray, FloatArray]]:
+    """Return what a unit's groups lose channels by: (rows, channels of a row), and the sum of scores of each row.
+
+    A row is one channel, or a row of a bundle with what follows it.
+    """
+    bundles = {bundle.group: bundle for bundle in graph.bundles}
+    followers = {bundle.follower for bundle in graph.bundles}
+    found = []
+    for group in unit:
+        if group in followers:
+            continue
+        bundle = bundles.get(group)
+        rows = np.hstack([bundle.lead, bundle.following]) if bundle else graph.groups[group][:, None]
+        found.append((rows, scores[rows].sum(axis=1)))
+    return found
 
 
 def full_widths(graph: ChannelGraph) -> IntArray:
@@ -192,13 +213,22 @@ class _Search:
         self.costs = TimedCost(graph, times)
         self.full = full_widths(graph)
         self._before = self.cost(self.full)[self.which]
-        self.allowed = [widths.allowed(int(width)) for width in self.full]
+        self.together = [graph.together(unit) for unit in graph.units]
+        pairs = zip(self.full.tolist(), self.together, strict=True)
+        self.allowed = [widths.allowed(width, together) for width, together in pairs]
         # What the k-th channel to go costs: tied groups lose their k-th worst together.
         if scope == "savings":
             scores = np.ones_like(scores)
-        self.profiles = [np.mean([np.sort(scores[graph.groups[g]]) for g in unit], axis=0) for unit in graph.units]
-        pairs = zip(self.profiles, self.units, strict=True)
-        self.lost = [np.concatenate([[0.0], np.cumsum(profile)]) * len(unit) for profile, unit in pairs]
+        parts = [self._profiles(graph, unit, scores) for unit in graph.units]
+        self.profiles = [np.mean(part, axis=0) for part in parts]
+        self.lost = [np.concatenate([[0.0], np.cumsum(np.sum(part, axis=0))]) for part in parts]
+
+    @staticmethod
+    def _profiles(graph: ChannelGraph, unit: tuple[int, ...], scores: FloatArray) -> list[FloatArray]:
+        """Return what the k-th channel to go costs, for each group that decides; channels of a row share its cost."""
+        full = len(graph.groups[unit[0]])
+        found = [np.sort(costs) for _, costs in _rows(graph, unit, scores)]
+        return [np.repeat(costs, full // len(costs)) * len(costs) / full for costs in found]
 
     def cost(self, chosen: IntArray) -> tuple[int, int, float]:
         """Return parameters, operations and seconds at the given widths."""
@@ -242,8 +272,8 @@ class _Search:
 
     def at(self, level: float) -> IntArray:
         """Return the rounded widths at a level; they never grow with it."""
-        pairs = zip(self.full.tolist(), self._wanted(level), strict=True)
-        return np.array([self.widths.nearest(full, wanted) for full, wanted in pairs], dtype=np.int64)
+        layers = zip(self.full.tolist(), self._wanted(level), self.together, strict=True)
+        return np.array([self.widths.nearest(*layer) for layer in layers], dtype=np.int64)
 
     def _wanted(self, level: float) -> FloatArray:
         if self.scope == "local":

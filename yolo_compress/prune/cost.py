@@ -14,8 +14,9 @@ class CostModel:
     """Parameters and operations as a function of how many channels each group keeps.
 
     A convolution with i input channels, o outputs, kernel area a and p output positions has a i o parameters and does
-    2 a i o p operations (o and 2 a o p where it is depthwise); a BatchNorm has two parameters per channel. Both counts
-    equal those of `host.checkpoint.count` on the finished model.
+    2 a i o p operations (o and 2 a o p where it is depthwise); a BatchNorm has two parameters per channel; the matrix
+    products of an attention grow with the channels of its heads. Both counts equal those of `host.checkpoint.count` on
+    the finished model.
     """
 
     def __init__(self, graph: ChannelGraph) -> None:
@@ -32,6 +33,9 @@ class CostModel:
         for norm in graph.norms:
             if norm.affine:
                 self.norms += self._times(group_of[norm.channels])
+        self.products = np.zeros_like(self.sizes)
+        for channels, ops in graph.products:
+            self.products += ops * self._times(group_of[channels])
         self.depthwise = np.array([conv.depthwise for conv in convs])
         self.divisor = np.array([conv.groups for conv in convs], dtype=np.int64)
         self.area = np.array([conv.area for conv in convs], dtype=np.int64)
@@ -39,10 +43,14 @@ class CostModel:
         self.positions = np.array([conv.positions for conv in convs], dtype=np.int64)
 
     def widths(self, units: Sequence[tuple[int, ...]], chosen: IntArray) -> IntArray:
-        """Return the width of every group where each unit's groups have the chosen one and all others are whole."""
+        """Return the width of every group where each unit's first group has the chosen one and all others are whole.
+
+        The other groups of a unit keep the same share.
+        """
         widths = self.sizes.copy()
         for unit, width in zip(units, chosen, strict=True):
-            widths[list(unit)] = width
+            members = list(unit)
+            widths[members] = width * self.sizes[members] // self.sizes[unit[0]]
         return widths
 
     def ends(self, widths: IntArray) -> tuple[IntArray, IntArray]:
@@ -54,7 +62,7 @@ class CostModel:
         inputs, outputs = self.ends(widths)
         weights = self.area * np.where(self.depthwise, 1, inputs // self.divisor) * outputs
         params = int((weights + self.bias * outputs).sum() + 2 * (self.norms @ widths)) + self.fixed_params
-        return params, int((2 * weights * self.positions).sum()) + self.fixed_ops
+        return params, int((2 * weights * self.positions).sum() + self.products @ widths) + self.fixed_ops
 
     def __call__(self, units: Sequence[tuple[int, ...]], chosen: IntArray) -> tuple[int, int]:
         """Return (parameters, operations) at the chosen widths of units."""

@@ -11,6 +11,7 @@ some input does not excite.
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -20,6 +21,25 @@ from torch import nn
 from yolo_compress.errors import UsageError
 from yolo_compress.prune.rules import RULES
 from yolo_compress.prune.trace import Convolution, IntArray, Norm, Tracer, WidthAttribute
+
+
+IN_STEP = "as wide as the other half of its block: "
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """Channels that go by the row, such as an attention head: its values, and its queries and keys with them.
+
+    Attributes:
+        group: Group of the leading channels; `follower` is that of the following ones.
+        lead: (rows, columns) channels.
+        following: (rows, columns) channels.
+    """
+
+    group: int
+    follower: int
+    lead: IntArray
+    following: IntArray
 
 
 @dataclass(frozen=True)
@@ -33,9 +53,11 @@ class ChannelGraph:
         channels: How many independent channels there are.
         frozen: For each channel that has to stay, why.
         groups: Channel numbers per group.
-        units: Group numbers per unit; only groups that can be narrowed.
+        units: Group numbers per unit, only of groups that can be narrowed; followers of a bundle stand last.
+        bundles: Channels that only go by the row.
+        products: (channels, operations per channel) of what multiplies outside of convolutions.
         fixed_params: Parameters outside of `convolutions` and `norms`.
-        fixed_ops: Operations outside of `convolutions`, two per multiply-accumulate.
+        fixed_ops: Operations that no width changes, two per multiply-accumulate.
         notes: What was kept whole and why, one sentence per kind.
     """
 
@@ -47,9 +69,15 @@ class ChannelGraph:
     frozen: dict[int, str]
     groups: tuple[IntArray, ...]
     units: tuple[tuple[int, ...], ...]
+    bundles: tuple[Bundle, ...]
+    products: tuple[tuple[IntArray, int], ...]
     fixed_params: int
     fixed_ops: int
     notes: tuple[str, ...]
+
+    def together(self, unit: tuple[int, ...]) -> int:
+        """Return how many channels of a unit's first group go at a time: 1, or those of a row."""
+        return math.lcm(*(bundle.lead.shape[1] for bundle in self.bundles if bundle.group in unit))
 
     def slots(self) -> dict[int, list[tuple[str, int, int]]]:
         """Return (module, dimension, index) of every place, by channel; dimension 0 is output, 1 is input."""
@@ -111,7 +139,9 @@ def _number(model: nn.Module, tracer: Tracer) -> ChannelGraph:
         replace(conv, inputs=numbers[conv.inputs], outputs=numbers[conv.outputs]) for conv in tracer.convolutions
     )
     norms = tuple(replace(norm, channels=numbers[norm.channels]) for norm in tracer.norms)
+    rows = [(numbers[lead], numbers[following]) for lead, following in tracer.bundles]
     halves = [(numbers[a], numbers[b]) for a, b in tracer.ties]
+    halves += [(lead.flatten(), following.flatten()) for lead, following in rows]
     _freeze_in_step(halves, frozen)
     places = [channels for conv in convolutions for channels in (conv.inputs, conv.outputs)]
     groups = _groups(len(roots), places + [half for pair in halves for half in pair], frozen)
@@ -127,7 +157,9 @@ def _number(model: nn.Module, tracer: Tracer) -> ChannelGraph:
         attributes=tuple(replace(item, channels=numbers[item.channels]) for item in tracer.attributes),
         frozen=frozen,
         groups=groups,
-        units=_units(groups, halves, frozen),
+        units=_units(groups, halves, {int(following[0, 0]) for _, following in rows}, frozen),
+        bundles=_bundles(groups, rows, frozen),
+        products=tuple((numbers[channels], ops) for channels, ops in tracer.products),
         fixed_params=sum(p.numel() for p in model.parameters()) - counted,
         fixed_ops=tracer.fixed_ops,
         notes=tracer.notes(),
@@ -149,8 +181,9 @@ def _freeze_in_step(halves: Iterable[tuple[IntArray, IntArray]], frozen: dict[in
             why = next((frozen[c] for c in both if c in frozen), None)
             if why is not None and any(c not in frozen for c in both):
                 changed = True
+                reason = f"{IN_STEP}{why.removeprefix(IN_STEP)}"
                 for channel in both:
-                    frozen.setdefault(channel, f"as wide as the other half of its block: {why}")
+                    frozen.setdefault(channel, reason)
 
 
 def _freeze_uneven(
@@ -181,8 +214,19 @@ def _groups(count: int, places: Sequence[IntArray], frozen: dict[int, str]) -> t
     return tuple(np.array(members, dtype=np.int64) for members in by_signature.values())
 
 
+def _bundles(
+    groups: Sequence[IntArray], rows: Iterable[tuple[IntArray, IntArray]], frozen: dict[int, str]
+) -> tuple[Bundle, ...]:
+    owner = {int(channel): index for index, group in enumerate(groups) for channel in group}
+    return tuple(
+        Bundle(owner[int(lead[0, 0])], owner[int(following[0, 0])], lead, following)
+        for lead, following in rows
+        if int(lead[0, 0]) not in frozen
+    )
+
+
 def _units(
-    groups: Sequence[IntArray], halves: Iterable[tuple[IntArray, IntArray]], frozen: dict[int, str]
+    groups: Sequence[IntArray], halves: Iterable[tuple[IntArray, IntArray]], followers: set[int], frozen: dict[int, str]
 ) -> tuple[tuple[int, ...], ...]:
     owner = {int(channel): index for index, group in enumerate(groups) for channel in group}
     unit_of = {index: {index} for index, group in enumerate(groups) if int(group[0]) not in frozen}
@@ -192,4 +236,5 @@ def _units(
             merged = unit_of[a] | unit_of[b]
             for member in merged:
                 unit_of[member] = merged
-    return tuple(sorted({tuple(sorted(members)) for members in unit_of.values()}))
+    last = {owner[channel] for channel in followers}
+    return tuple(sorted({tuple(sorted(members, key=lambda g: (g in last, g))) for members in unit_of.values()}))

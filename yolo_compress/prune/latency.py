@@ -103,7 +103,9 @@ def random_widths(graph: ChannelGraph, generator: np.random.Generator) -> IntArr
     drawn = []
     for unit in graph.units:
         full = len(graph.groups[unit[0]])
-        step = STEPS[0] if full >= 2 * STEPS[0] else 1
+        step = graph.together(unit)
+        if step == 1 and full >= 2 * STEPS[0]:
+            step = STEPS[0]
         least = max(step, round(LEAST * full / step) * step)
         drawn.append(min(full, int(generator.integers(least // step, full // step + 1)) * step))
     return np.array(drawn, dtype=np.int64)

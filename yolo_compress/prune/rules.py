@@ -29,8 +29,8 @@ from yolo_compress.host.ultralytics import (
 )
 from yolo_compress.prune.trace import Feature, Rule, Tracer, Value
 
-ATTENTION = "attention width: its heads interleave query, key and value channels"
 HEAD = "box bins and class scores"
+SINGLE = "attention with a single head"
 
 
 def conv(t: Tracer, name: str, m: Conv, x: Feature) -> Feature:
@@ -125,19 +125,25 @@ def psa_block(t: Tracer, name: str, m: PSABlock, x: Feature) -> Feature:
 
 
 def attention(t: Tracer, name: str, m: Attention, x: Feature) -> Feature:
-    """Multi-head self-attention, whose width stays."""
-    t.note_whole(name, ATTENTION)
-    t.freeze(x.channels, ATTENTION)
+    """Multi-head self-attention: heads go whole.
+
+    Stock attention reshapes its values to as many channels as it reads, so that a head that goes takes as many channels
+    of the map around it along, whichever matter least there.
+    """
+    if m.num_heads == 1:
+        t.note_whole(name, SINGLE)
     qkv = t.map(f"{name}.qkv", m.qkv, x)
-    t.freeze(qkv.channels, ATTENTION)
-    values = x.with_channels(t.fresh(m.num_heads * m.head_dim))
-    t.freeze(values.channels, ATTENTION)
-    positional = t.map(f"{name}.pe", m.pe, values)
+    by_head = qkv.channels.reshape(m.num_heads, 2 * m.key_dim + m.head_dim)
+    keys, values = by_head[:, : 2 * m.key_dim], by_head[:, 2 * m.key_dim :]
+    if m.num_heads == 1:
+        t.freeze(qkv.channels, SINGLE)
+    t.bundle(values, keys)
+    t.tie(x.channels, values.flatten())
+    t.width(name, "num_heads", values[:, 0])
     tokens = x.height * x.width
-    t.fixed_ops += 2 * m.num_heads * (m.key_dim + m.head_dim) * tokens**2  # the two matrix products
-    y = t.map(f"{name}.proj", m.proj, positional)
-    t.freeze(y.channels, ATTENTION)
-    return y
+    t.multiply(keys.flatten(), tokens**2)  # queries times keys: half of it for either
+    t.multiply(values.flatten(), 2 * tokens**2)
+    return t.map(f"{name}.proj", m.proj, t.map(f"{name}.pe", m.pe, x.with_channels(values.flatten())))
 
 
 def detect(t: Tracer, name: str, m: Detect, x: list[Feature]) -> list[Feature]:

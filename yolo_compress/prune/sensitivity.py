@@ -85,7 +85,7 @@ def prune_sensitivity(
     rows = []
     for index, unit in enumerate(graph.units):
         width = len(graph.groups[unit[0]])
-        narrower = widths.allowed(width)[1:]
+        narrower = widths.allowed(width, graph.together(unit))[1:]
         if not len(narrower):
             continue
         after = int(narrower[np.abs(narrower - (1 - share) * width).argmin()])

@@ -96,6 +96,8 @@ class Tracer:
     norms: list[Norm] = field(default_factory=list)
     attributes: list[WidthAttribute] = field(default_factory=list)
     ties: list[tuple[IntArray, IntArray]] = field(default_factory=list)
+    bundles: list[tuple[IntArray, IntArray]] = field(default_factory=list)
+    products: list[tuple[IntArray, int]] = field(default_factory=list)
     frozen: dict[int, str] = field(default_factory=dict)
     fixed_ops: int = 0
     _parents: list[int] = field(default_factory=list)
@@ -162,6 +164,14 @@ class Tracer:
     def tie(self, one: IntArray, other: IntArray) -> None:
         """Let both lose the same number of channels, each its own choice."""
         self.ties.append((one, other))
+
+    def bundle(self, lead: IntArray, following: IntArray) -> None:
+        """Let (rows, columns) channels go by the row, and each row of `following` with that of `lead`."""
+        self.bundles.append((lead, following))
+
+    def multiply(self, channels: IntArray, ops: int) -> None:
+        """Count operations per channel outside of convolutions."""
+        self.products.append((channels, ops))
 
     def width(self, module: str, attribute: str, channels: IntArray) -> None:
         """Record a width that a block keeps as a number."""

@@ -52,6 +52,8 @@ def unfold(model: nn.Module, plan: Plan) -> nn.Module:
         rows = plan.positions(norm.channels)
         for name in ("weight", "bias", "running_mean", "running_var"):
             getattr(modules[norm.name], name).data = getattr(modules[norm.name], name).data[rows]
+    for item in plan.graph.attributes:
+        setattr(modules[item.module], item.attribute, len(plan.positions(item.channels)))
     outputs = {conv.name: conv.outputs for conv in plan.graph.convolutions}
     for name, block in modules.items():
         if isinstance(block, C2f | C3k2 | C2PSA):

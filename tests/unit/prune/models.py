@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from tests.tiny import tiny_yaml
-from yolo_compress.host.ultralytics import DetectionModel
+from yolo_compress.host.ultralytics import Attention, DetectionModel
 from yolo_compress.prune import Plan, Target, Widths, allocate, build_graph, normalised
 
 IMGSZ = 64
@@ -38,6 +38,17 @@ def build(family: str, *, width: float = 0.125, seed: int = 0) -> nn.Module:
     """Build a family's architecture with three classes at a share of its width."""
     torch.manual_seed(seed)
     return lively(DetectionModel(tiny_yaml(family, width=width), verbose=False), seed=seed)
+
+
+def with_heads(model: nn.Module, heads: int) -> nn.Module:
+    """Read the same attention weights as more and narrower heads, in place, where the width allows it."""
+    for module in model.modules():
+        if isinstance(module, Attention) and module.head_dim % (2 * heads) == 0:
+            assert module.head_dim == 2 * module.key_dim
+            module.num_heads *= heads
+            module.head_dim, module.key_dim = module.head_dim // heads, module.key_dim // heads
+            module.scale = module.key_dim**-0.5
+    return model
 
 
 def raw(model: nn.Module, images: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import torch
 
-from tests.unit.prune.models import FAMILIES, IMGSZ, build, difference, make_plan, raw
+from tests.unit.prune.models import FAMILIES, IMGSZ, build, difference, make_plan, raw, with_heads
 from yolo_compress.errors import DataError, UsageError
 from yolo_compress.host.checkpoint import count, load_model, save_model
-from yolo_compress.host.ultralytics import C2PSA, C2f, C3k2
+from yolo_compress.host.ultralytics import C2PSA, Attention, C2f, C3k2
 from yolo_compress.prune import IMPORTANCES, apply, mask, prune, unfold
 from yolo_compress.recipe import PruneSection
 
@@ -43,6 +43,28 @@ def test_pruned_equals_masked(family: str, share: float, family_model, images: t
 
 def _branches(family: str) -> tuple[str, ...]:
     return ("one2many", "one2one") if family == "yolo26n" else ("one2many",)
+
+
+@pytest.mark.parametrize("family", ["yolo11n", "yolo26n"])
+def test_attention_heads_go_whole(family: str, images: torch.Tensor) -> None:
+    model = with_heads(build(family), 4).double()
+    heads = [m.num_heads for m in model.modules() if isinstance(m, Attention)]
+    assert set(heads) == {4}
+    plan = make_plan(model, 0.4)
+    pruned = apply(model, plan)
+    assert difference(raw(pruned, images), raw(mask(model, plan), images)) < SAME
+    assert difference(raw(pruned, images), raw(unfold(model, plan), images)) < SAME
+    assert count(pruned, IMGSZ) == (plan.params_after, plan.ops_after / 1e9)
+    for attention in (m for m in pruned.modules() if isinstance(m, Attention)):
+        assert attention.num_heads < 4
+        per_head = 2 * attention.key_dim + attention.head_dim
+        assert attention.qkv.conv.out_channels == attention.num_heads * per_head
+        assert attention.proj.conv.in_channels == attention.num_heads * attention.head_dim
+    names = {name for name, m in model.named_modules() if isinstance(m, Attention)}
+    for name in names:  # whole heads: a query, its key and its value stay or go together
+        qkv = next(c for c in plan.graph.convolutions if c.name == f"{name}.qkv.conv")
+        by_head = plan.kept[qkv.outputs].reshape(4, -1)
+        assert (by_head.all(1) == by_head.any(1)).all()
 
 
 @pytest.mark.parametrize("share", SHARES)
@@ -135,8 +157,8 @@ def test_facts_are_builtin_and_rows_say_why(family_model) -> None:
     rows = {row.name: row for row in result.layers}
     assert rows["model.0"].why == "named in keep=model.0"
     assert rows["model.0"].width_before == rows["model.0"].width_after
-    assert rows["model.10.m.0.attn.qkv"].why.startswith("attention width")
-    assert rows["model.10.cv1"].why.startswith("as wide as the other half of its block: attention width")
+    assert rows["model.10.m.0.attn.qkv"].why == "attention with a single head"
+    assert rows["model.10.cv1"].why == "as wide as the other half of its block: attention with a single head"
     pruned = [row for row in result.layers if row.why == "pruned"]
     assert len(pruned) > 30
     assert all(row.width_after < row.width_before and 0 < row.score_kept_share < 1 for row in pruned)

@@ -124,7 +124,7 @@ def test_halves_of_a_chunk_are_one_unit(family_model) -> None:
 
 
 @pytest.mark.parametrize("family", ["yolo11n", "yolo26n"])
-def test_attention_stays_and_its_feed_forward_does_not(family: str, family_model) -> None:
+def test_attention_with_one_head_stays_and_its_feed_forward_does_not(family: str, family_model) -> None:
     graph = build_graph(family_model(family), imgsz=IMGSZ)
     convs = {conv.layer: conv for conv in graph.convolutions}
 
@@ -135,7 +135,7 @@ def test_attention_stays_and_its_feed_forward_does_not(family: str, family_model
         assert whole(layer)
     for layer in ("model.10.m.0.ffn.0", "model.10.cv2"):
         assert not whole(layer)
-    assert any("attention width" in note for note in graph.notes)
+    assert any("attention with a single head" in note for note in graph.notes)
     if family == "yolo26n":  # C3k2 with attention inside
         assert whole("model.22.cv1")
         assert not whole("model.22.m.0.0.cv1")

@@ -9,7 +9,7 @@ import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from tests.unit.prune.models import IMGSZ, difference, lively, make_plan, raw
+from tests.unit.prune.models import IMGSZ, difference, lively, make_plan, raw, with_heads
 from yolo_compress.errors import UsageError
 from yolo_compress.host.checkpoint import count
 from yolo_compress.host.ultralytics import DetectionModel
@@ -83,12 +83,13 @@ def networks(draw: st.DrawFn) -> dict[str, Any]:
     kind=st.sampled_from(["ratio", "flops"]),
     scope=st.sampled_from(["local", "global"]),
     round_to=st.sampled_from([1, 4, 8]),
+    heads=st.sampled_from([1, 2, 4]),
 )
 def test_any_network_survives_any_pruning(
-    tree: dict[str, Any], share: float, kind: str, scope: str, round_to: int
+    tree: dict[str, Any], share: float, kind: str, scope: str, round_to: int, heads: int
 ) -> None:
     torch.manual_seed(0)
-    model = lively(DetectionModel(tree, verbose=False)).double()
+    model = with_heads(lively(DetectionModel(tree, verbose=False)), heads).double()
     try:
         plan = make_plan(model, share, kind=kind, scope=scope, round_to=round_to)
     except UsageError:
