@@ -92,6 +92,13 @@ class PruneSection(Section):
     max_share: float = option(
         0.7, "Most of a layer's channels that may go, in (0, 1).", flag="prune_max_share", gt=0, lt=1
     )
+    blocks: int = option(
+        0,
+        "Residual blocks to take out whole, those that change the detections least for what they save; channels make "
+        "up the rest of the target, if there is one.",
+        flag="prune_blocks",
+        ge=0,
+    )
     keep: Names = option(
         (), "Layers left whole, by module name or prefix, such as model.0 or model.22.", flag="prune_keep"
     )
@@ -173,13 +180,18 @@ class PruneSection(Section):
     @model_validator(mode="after")
     def _one_target(self) -> PruneSection:
         given = [name for name in PRUNE_TARGETS if getattr(self, name) is not None]
-        if len(given) != 1:
+        if len(given) > 1 or not (given or self.blocks):
             said = " and ".join(given) + " given" if given else "none of ratio, flops and latency given"
             raise ValueError(f"{said}; give exactly one, such as ratio=0.3 (as a flag: prune=0.3)")
         if self.start >= self.window:
             raise ValueError(
                 f"start={self.start:g} is not before window={self.window:g}, where the schedule ends; raise window or "
                 "lower start"
+            )
+        if self.blocks and self.schedule != "one_shot":
+            raise ValueError(
+                f"blocks={self.blocks} takes whole layers out, which schedule={self.schedule} cannot do while a model "
+                "trains; give schedule=one_shot, or leave blocks out"
             )
         scheduled = {"sparsity": self.sparsity != "nothing", "rewind": self.rewind}
         if self.schedule == "one_shot" and any(scheduled.values()):

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,14 +14,20 @@ from torch import nn
 
 from yolo_compress.errors import UsageError
 from yolo_compress.prune.allocation import (
+    TOLERANCE as BUDGET_TOLERANCE,
+)
+from yolo_compress.prune.allocation import (
     Plan,
     Target,
     Widths,
     allocate,
     check_reachable,
+    full_widths,
     most_removable,
     plan_at,
 )
+from yolo_compress.prune.blocks import BlockRow, Shortened, residual_blocks, take_blocks, without
+from yolo_compress.prune.cost import CostModel
 from yolo_compress.prune.graph import ChannelGraph, build_graph
 from yolo_compress.prune.importance import IMPORTANCES, Importance, normalised
 from yolo_compress.prune.inputs import FloatArray, Images, Inputs, Labelled, OutputWeights
@@ -35,6 +41,7 @@ from yolo_compress.recipe import PruneSection
 
 __all__ = (
     "IMPORTANCES",
+    "BlockRow",
     "ChannelGraph",
     "Importance",
     "Inputs",
@@ -56,10 +63,14 @@ __all__ = (
     "reconstruct_",
     "reestimate_",
     "repair_",
+    "residual_blocks",
+    "take_blocks",
     "unfold",
+    "without",
 )
 
 PROGRESS_SECONDS = 5.0
+NOTHING = np.empty(0, dtype=np.int64)  # widths of no unit: everything is whole
 ROUND_TO = 8
 LATENCY_TOLERANCE = 0.01  # of the wanted time, below which no further plan is tried
 LATENCY_TRIES = 8
@@ -92,6 +103,7 @@ class PruneResult:
 
     Attributes:
         latency: Measured share of the full model's time on the target, None without a latency target.
+        blocks: Whole blocks that went before channels did; `plan` and `layers` speak of the model without them.
     """
 
     model: nn.Module
@@ -107,6 +119,7 @@ class PruneResult:
     seconds: float
     notes: tuple[str, ...]
     latency: float | None = None
+    blocks: tuple[BlockRow, ...] = ()
 
     def facts(self) -> dict[str, Any]:
         """Return what was done in builtin types, without times, so that the same work leaves the same facts."""
@@ -117,6 +130,7 @@ class PruneResult:
             "gflops_before": self.gflops_before,
             "gflops_after": self.gflops_after,
             "imgsz": self.imgsz,
+            "blocks": [asdict(row) for row in self.blocks],
             "layers": [asdict(row) for row in self.layers],
             "notes": list(self.notes),
         }
@@ -156,44 +170,65 @@ def prune(
         raise UsageError(f"importance={entry.name} needs labelled images; give data=, or importance=l2")
     if entry.needs == "images" and image_batches is None:
         raise UsageError(f"importance={entry.name} needs images; give data=, or importance=l2")
+    if config.blocks and image_batches is None:
+        raise UsageError(f"blocks={config.blocks} needs images to tell which ones; give data=, or leave blocks out")
     if config.repair != "nothing" and image_batches is None:
         raise UsageError(f"repair={config.repair} needs images; give data=, or repair=nothing")
     if config.latency is not None and timing is None:
         raise UsageError(f"latency={config.latency:g} needs a runtime to time on; give target=, such as openvino:int8")
     graph = build_graph(model, imgsz=imgsz, keep=config.keep)
     graph_seconds = time.perf_counter() - start
+    params_before, ops_before = CostModel(graph)((), NOTHING)
     inputs = Inputs(labelled=loss_batches, images=image_batches, weights=OutputWeights(**config.output_weights))
+    cost = _cost_of(config, imgsz, timing)
+    shortened = Shortened(model, {}, ())
+    if config.blocks:
+        assert image_batches is not None
+        full_cost = cost(model)
+        shortened = take_blocks(
+            model,
+            config.blocks,
+            images=image_batches,
+            weights=inputs.weights,
+            saving=lambda shorter: 1 - cost(shorter) / full_cost,
+            keep=config.keep,
+            progress=say,
+        )
+        kept = [name for name, before in shortened.origin.items() if before in config.keep]
+        graph = build_graph(shortened.model, imgsz=imgsz, keep=kept)
+    short = shortened.model
 
     def scores() -> FloatArray:
-        return normalised(entry.function(model, graph, inputs, say), graph, additive=entry.additive)
+        return normalised(entry.function(short, graph, inputs, say), graph, additive=entry.additive)
 
-    notes = list(graph.notes)
+    notes = [*graph.notes, *(f"taken out whole: {row.name}" for row in shortened.blocks)]
     latency: float | None = None
-    if config.latency is not None and timing is not None:
-        plan, latency = _timed_plan(model, graph, config, scores, timing, say)
+    wanted = _rest(config, shortened.blocks)
+    if wanted is None:
+        plan = plan_at(graph, full_widths(graph))
+    elif config.latency is not None and timing is not None:
+        plan, latency = _timed_plan(short, graph, config, scores, timing, say)
         notes.append(
             f"measured on {config.target}: {latency:.3f} of the time (asked for {config.latency:g}), "
             f"widths in steps of {plan.round_to}"
         )
     else:
-        target = (
-            Target("ratio", config.ratio) if config.ratio is not None else Target("flops", float(config.flops or 0))
-        )
         widths = Widths(config.round_to or ROUND_TO, config.max_share)
-        check_reachable(graph, target=target, widths=widths)
-        plan = allocate(graph, scores(), target=target, widths=widths, scope=config.scope)
+        check_reachable(graph, target=wanted, widths=widths)
+        plan = allocate(graph, scores(), target=wanted, widths=widths, scope=config.scope)
     notes += plan.notes
-    pruned = apply(model, plan).eval()
+    pruned = apply(short, plan).eval()
     if image_batches is not None:
-        notes += repair_(pruned, model, plan, image_batches(), kind=config.repair, progress=say)
+        given = {"kind": config.repair, "origin": shortened.origin, "progress": say}
+        notes += repair_(pruned, model, plan, image_batches(), **given)
     assert sum(p.numel() for p in pruned.parameters()) == plan.params_after
     return PruneResult(
         model=pruned,
         plan=plan,
-        layers=tuple(_row(conv, plan) for conv in graph.convolutions),
-        params_before=plan.params_before,
+        layers=tuple(_row(conv, plan, shortened.origin) for conv in graph.convolutions),
+        params_before=params_before,
         params_after=plan.params_after,
-        gflops_before=plan.ops_before / 1e9,
+        gflops_before=ops_before / 1e9,
         gflops_after=plan.ops_after / 1e9,
         imgsz=imgsz,
         settings=config.model_dump(mode="json"),
@@ -201,7 +236,40 @@ def prune(
         seconds=time.perf_counter() - start,
         notes=tuple(notes),
         latency=latency,
+        blocks=shortened.blocks,
     )
+
+
+def _cost_of(config: PruneSection, imgsz: int, timing: Timing | None) -> Callable[[nn.Module], float]:
+    """Return what measures a model in the terms of the target; operations where there is none."""
+    if config.latency is not None and timing is not None:
+        return timing.ratio
+    which = 0 if config.ratio is not None else 1
+    return lambda model: float(CostModel(build_graph(model, imgsz=imgsz))((), NOTHING)[which])
+
+
+def _rest(config: PruneSection, blocks: Sequence[BlockRow]) -> Target | None:
+    """Return what channels have to remove of the model without the blocks, or None where nothing is left to do.
+
+    Raises:
+        UsageError: The blocks alone remove more than is asked for.
+    """
+    kind = next((name for name in ("ratio", "flops", "latency") if getattr(config, name) is not None), None)
+    if kind is None:
+        return None
+    asked = float(getattr(config, kind))
+    share = 1 - asked if kind == "latency" else asked
+    gone = blocks[-1].saving if blocks else 0.0
+    if gone > share * (1 + BUDGET_TOLERANCE):
+        within = sum(row.saving <= share for row in blocks)
+        reached = f"{1 - gone:.3f} of the time" if kind == "latency" else f"{gone:.3f} of the cost"
+        raise UsageError(
+            f"blocks={len(blocks)} alone leads to {reached}, past {kind}={asked:g}; give blocks={within}, or ask "
+            "for more"
+        )
+    if blocks and gone >= share * (1 - BUDGET_TOLERANCE):
+        return None
+    return Target(kind, 1 - (1 - share) / (1 - gone))
 
 
 def repair_(
@@ -211,6 +279,7 @@ def repair_(
     batches: Iterable[np.ndarray],
     *,
     kind: str,
+    origin: Mapping[str, str] | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> list[str]:
     """Repair a pruned model in place, without training, and say what was done.
@@ -221,6 +290,7 @@ def repair_(
         plan: What was removed.
         batches: (N, 3, H, W) float32 in 0 to 1.
         kind: `reconstruct`, `batchnorm` or `nothing`.
+        origin: Names in `full` by names in `pruned`, where blocks were taken out as well.
         progress: Takes a line now and then.
 
     Raises:
@@ -229,7 +299,8 @@ def repair_(
     if kind == "batchnorm":
         return [f"BatchNorm statistics re-estimated on {reestimate_(pruned, batches, progress=progress)} images"]
     if kind == "reconstruct":
-        return [f"layers reconstructed on {reconstruct_(pruned, full, plan, batches, progress=progress)} images"]
+        count = reconstruct_(pruned, full, plan, batches, origin=origin, progress=progress)
+        return [f"layers reconstructed on {count} images"]
     return []
 
 
@@ -254,11 +325,13 @@ def _timed_plan(
     times = layer_times(model, graph, timing, progress=progress)
     step = config.round_to or times.step
     widths = Widths(step, config.max_share)
-    check_reachable(graph, target=Target("latency", 1 - config.latency), widths=widths, times=times)
+    if not config.blocks:
+        check_reachable(graph, target=Target("latency", 1 - config.latency), widths=widths, times=times)
     least = 1 - most_removable(graph, kind="latency", widths=widths, times=times)
     ranked = scores()
-    tried = [(1.0, 1.0)]  # share of layer times, and measured share of the model's time
-    asked, best = config.latency, (math.inf, 1.0, None)
+    whole = timing.ratio(model) if config.blocks else 1.0  # blocks that went are part of what is saved
+    tried = [(1.0, whole)]  # share of layer times, and measured share of the full model's time
+    asked, best = config.latency / whole, (math.inf, 1.0, None)
     for _ in range(LATENCY_TRIES):
         target = Target("latency", 1 - asked)
         plan = allocate(graph, ranked, target=target, widths=widths, scope=config.scope, times=times)
@@ -297,7 +370,7 @@ def _next_share(tried: Sequence[tuple[float, float]], wanted: float) -> float:
     return min(max(share, p * SHORTEST_STEP), 0.99)  # a line through two noisy points may point anywhere
 
 
-def _row(conv: Convolution, plan: Plan) -> LayerRow:
+def _row(conv: Convolution, plan: Plan, origin: Mapping[str, str]) -> LayerRow:
     kept = plan.kept[conv.outputs]
     total = float(plan.scores[conv.outputs].sum())
     reasons = [plan.graph.frozen[c] for c in conv.outputs.tolist() if c in plan.graph.frozen]
@@ -308,7 +381,7 @@ def _row(conv: Convolution, plan: Plan) -> LayerRow:
     else:
         why = "full width is the nearest that rounding and the target allow"
     return LayerRow(
-        name=conv.layer,
+        name=origin.get(conv.layer, conv.layer),
         width_before=len(kept),
         width_after=int(kept.sum()),
         params_before=_params(conv, len(conv.inputs), len(kept)),

@@ -22,7 +22,6 @@ from yolo_compress.errors import UsageError
 from yolo_compress.prune.rules import RULES
 from yolo_compress.prune.trace import Convolution, IntArray, Norm, Tracer, WidthAttribute
 
-
 IN_STEP = "as wide as the other half of its block: "
 
 

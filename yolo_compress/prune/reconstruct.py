@@ -17,7 +17,7 @@ are kept, in half precision.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from copy import deepcopy
 from dataclasses import dataclass
@@ -52,6 +52,7 @@ def reconstruct_(
     positions: int = POSITIONS,
     ridge: float = RIDGE,
     seed: int = 0,
+    origin: Mapping[str, str] | None = None,
     progress: Callable[[str], None] = lambda text: None,
 ) -> int:
     """Reconstruct every layer behind a removed channel, in place; return how many images were used.
@@ -64,6 +65,7 @@ def reconstruct_(
         positions: Output positions per image that each layer is fitted on.
         ridge: Pull towards the full model's weights, as a share of the mean variance of what a layer reads.
         seed: Of the positions.
+        origin: Names in `full` by names in `pruned` and `plan`, where blocks were taken out as well.
         progress: Called with one line per module.
 
     Raises:
@@ -78,13 +80,24 @@ def reconstruct_(
     convolutions: dict[str, list[Convolution]] = {}
     for conv in plan.graph.convolutions:
         convolutions.setdefault(".".join(conv.name.split(".")[:2]), []).append(conv)
+    origin = origin or {}
+    first = _first_touched(full, plan, origin)
     with torch.no_grad():
         walk = zip(_Walk(full, images).modules(), _Walk(pruned, images).modules(), strict=True)
         for (name, module, given), (_, narrow, given_narrow) in walk:
-            layers = _Layers(name, module, narrow, plan, convolutions.get(name, []))
-            layers.reconstruct(given, given_narrow, positions, ridge, generator)
-            progress(f"prune: reconstructed {name}")
+            if name in convolutions and narrow.i >= first:
+                layers = _Layers(name, module, narrow, plan, convolutions[name], origin)
+                layers.reconstruct(given, given_narrow, positions, ridge, generator)
+                progress(f"prune: reconstructed {name}")
     return sum(len(batch) for batch in images)
+
+
+def _first_touched(full: nn.Module, plan: Plan, origin: Mapping[str, str]) -> int:
+    """Return the index of the first top-level module that lost something; all behind it reads something else now."""
+    left = set(origin.values()) if origin else {name for name, _ in full.named_modules()}
+    changed = [conv.name for conv in plan.graph.convolutions if not plan.kept[conv.outputs].all()]
+    changed += [name for name, module in full.named_modules() if isinstance(module, nn.Conv2d) and name not in left]
+    return min((int(name.split(".")[1]) for name in changed), default=len(full.model))
 
 
 class _Walk:
@@ -137,6 +150,7 @@ class _Layers:
     narrow: nn.Module
     plan: Plan
     convolutions: list[Convolution]
+    origin: Mapping[str, str]
 
     def reconstruct(
         self,
@@ -147,8 +161,6 @@ class _Layers:
         generator: torch.Generator,
     ) -> None:
         """Solve the module's convolutions, those that do not wait for each other together."""
-        if not self.convolutions or not self._touched():
-            return
         at: dict[str, list[Positions]] = {conv.name: [] for conv in self.convolutions}
         wanted: dict[str, list[torch.Tensor]] = {conv.name: [] for conv in self.convolutions}
 
@@ -178,12 +190,6 @@ class _Layers:
             self._watch(self.narrow, given_narrow, wave, read)
             for conv in wave:
                 self._solve(conv, fits[conv.name], ridge)
-
-    def _touched(self) -> bool:
-        """Tell whether anything has gone before or in this module; once it has, everything behind it is touched."""
-        first = next((c for c in self.plan.graph.convolutions if not self.plan.kept[c.outputs].all()), None)
-        order = [conv.name for conv in self.plan.graph.convolutions]
-        return first is not None and order.index(self.convolutions[-1].name) >= order.index(first.name)
 
     def _waves(self) -> list[list[Convolution]]:
         """Return the convolutions by how many of the module's own convolutions they wait for."""
@@ -236,7 +242,8 @@ class _Layers:
                     _run(model, [maps[batch] for maps in given])
 
     def _module(self, model: nn.Module, conv: Convolution) -> nn.Conv2d:
-        return model.get_submodule(conv.name.removeprefix(f"{self.name}."))
+        name = self.origin.get(conv.name, conv.name) if model is self.full else conv.name
+        return model.get_submodule(name.removeprefix(f"{self.name}."))
 
     def _kept(self, conv: Convolution) -> torch.Tensor:
         return torch.from_numpy(self.plan.positions(conv.outputs))
