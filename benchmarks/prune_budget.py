@@ -90,7 +90,7 @@ def _latency(folder: Path, data: DataSpec, row: dict[str, Any], cache: Path) -> 
         "met": met,
         "error": abs(met - row["asked"]) / row["asked"],
         "seconds": seconds,
-        "layers_measured": len(timing.table.seconds),
+        "profiles": len(timing.cache.models),
         "flops_removed": flops,
         "notes": notes,
     }

@@ -34,7 +34,7 @@ MORE_IMAGES = 512
 MODELS = ("yolov8s", "yolov8n")
 STAND_INS = ("yolo11n-int8dq", "yolo26n-int8dq")
 BASELINES = ("random", "l1", "l2", "bn_scale", "lamp", "fpgm", "taylor")  # data-free or of first order
-SCORED = (*BASELINES, "fisher", "output", "obs")
+SCORED = ("obs", "output", *reversed(BASELINES), "fisher")
 PLAIN = ("random", "l2", "taylor", "obs")  # also as everybody does it: the same share everywhere, BatchNorm anew
 ABLATION = (("savings", "nothing"), ("savings", "batchnorm"), ("budget", "reconstruct"))  # of what `obs` does
 KEPT_TARGET = 0.85
@@ -64,9 +64,10 @@ def accuracy(model: nn.Module, data: DataSpec) -> float:
 
 
 def _settings(model: str) -> list[dict[str, Any]]:
-    ways = [(name, "savings", "reconstruct", IMAGES) for name in SCORED]
+    ways = [("obs", "savings", "reconstruct", MORE_IMAGES)]
+    ways += [(name, "savings", "reconstruct", IMAGES) for name in SCORED]
     ways += [(name, "local", "batchnorm", IMAGES) for name in PLAIN]
-    ways += [("obs", *way, IMAGES) for way in ABLATION] + [("obs", "savings", "reconstruct", MORE_IMAGES)]
+    ways += [("obs", *way, IMAGES) for way in ABLATION]
     if model in STAND_INS:
         ways = [(name, "savings", "reconstruct", IMAGES) for name in ("l2", "obs")]
     keys = ("importance", "scope", "repair", "images")

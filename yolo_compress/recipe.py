@@ -99,11 +99,29 @@ class PruneSection(Section):
         flag="prune_blocks",
         ge=0,
     )
+    # not "none", which a command line reads as "not given"
+    mask: Literal["nothing", "unstructured", "2:4"] = option(
+        "nothing",
+        "Single weights set to zero after channels went: the lowest scores anywhere, or two of every four in a row.",
+        flag="prune_mask",
+    )
+    mask_share: float = option(
+        0.5,
+        "Share of the weights that an unstructured mask sets to zero, in (0, 1).",
+        flag="prune_mask_share",
+        gt=0,
+        lt=1,
+    )
+    mask_importance: Literal["magnitude", "gradient"] = option(
+        "magnitude",
+        "What a single weight is worth: its size within its layer, or how much the detections change without it.",
+        flag="prune_mask_importance",
+    )
     keep: Names = option(
         (), "Layers left whole, by module name or prefix, such as model.0 or model.22.", flag="prune_keep"
     )
     images: int = option(256, "Training images for the score and for repair.", flag="prune_images", ge=1)
-    # not "none", which a command line reads as "not given"
+    # not "none", for the same reason
     repair: Literal["reconstruct", "batchnorm", "nothing"] = option(
         "reconstruct",
         "What is done after surgery, without training: least squares towards the full model's layer outputs "
@@ -129,7 +147,7 @@ class PruneSection(Section):
         flag="prune_tolerance",
         ge=0,
     )
-    # not "none", for the same reason as above
+    # not "none", for the same reason
     sparsity: Literal["nothing", "bn_l1", "group_lasso"] = option(
         "nothing",
         "Penalty that draws channels towards zero until a schedule has ended: on BatchNorm scales or on all weights of "
@@ -180,7 +198,7 @@ class PruneSection(Section):
     @model_validator(mode="after")
     def _one_target(self) -> PruneSection:
         given = [name for name in PRUNE_TARGETS if getattr(self, name) is not None]
-        if len(given) > 1 or not (given or self.blocks):
+        if len(given) > 1 or not (given or self.blocks or self.mask != "nothing"):
             said = " and ".join(given) + " given" if given else "none of ratio, flops and latency given"
             raise ValueError(f"{said}; give exactly one, such as ratio=0.3 (as a flag: prune=0.3)")
         if self.start >= self.window:
@@ -200,6 +218,8 @@ class PruneSection(Section):
                 f"{named} acts while a schedule prunes, and schedule=one_shot prunes before training; give "
                 "schedule=iterative (as a flag: prune_schedule=iterative)"
             )
+        if self.mask == "2:4" and self.mask_share != 0.5:
+            raise ValueError(f"mask_share={self.mask_share:g} with mask=2:4, which takes half; leave mask_share out")
         if (self.latency is None) != (self.target is None):
             missing = "target" if self.target is None else "latency"
             raise ValueError(

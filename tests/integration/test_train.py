@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import csv
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -292,3 +293,84 @@ def test_a_schedule_that_does_not_fit_is_refused(make_checkpoint, settings):
         training.train(make_checkpoint(), prune=0.3, prune_schedule="gradual", **settings)
     with pytest.raises(UsageError, match=r"rewind acts while a schedule prunes"):
         training.train(make_checkpoint(), prune=0.3, prune_rewind=True, **settings)
+
+
+def _zeros(model, masks_share: float) -> None:
+    from yolo_compress.prune import build_graph
+    from yolo_compress.prune.weights import maskable
+
+    names = maskable(build_graph(model, imgsz=64), "unstructured")
+    zero = sum(int((model.get_submodule(n).weight == 0).sum()) for n in names)
+    total = sum(model.get_submodule(n).weight.numel() for n in names)
+    assert zero / total == pytest.approx(masks_share, abs=2e-3)
+
+
+@pytest.mark.parametrize("optimizer", ["SGD", "AdamW", "MuSGD"])
+def test_masks_hold_through_fifty_steps_and_the_average(make_checkpoint, settings, tmp_path, optimizer):
+    path = make_checkpoint()
+    settings |= {"epochs": 25, "optimizer": optimizer, "lr0": 0.01, "val": False}
+    steps, seen = [], []
+    step = CompressTrainer.optimizer_step
+
+    def look(self):
+        step(self)
+        steps.append(1)
+        if len(steps) == 50:
+            seen.extend([deepcopy(self.model).float(), deepcopy(self.ema.ema).float()])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CompressTrainer, "optimizer_step", look)
+        training.train(path, name="run", prune_mask="unstructured", prune_mask_share=0.7, **settings)
+    assert len(steps) >= 50
+    made = checkpoint.load_model(tmp_path / "runs" / "run" / "weights" / "last.pt")
+    dense = checkpoint.load_model(path)
+    for model in (*seen, made):
+        _zeros(model, 0.7)
+    assert not torch.equal(made.model[4].cv1.conv.weight, dense.model[4].cv1.conv.weight)
+    assert checkpoint.facts(made)["prune"]["zero_share"] == pytest.approx(0.7, abs=1e-3)
+
+
+@pytest.mark.parametrize("flags", [{}, {"prune_flops": 0.3, "prune_round_to": 2}], ids=["weights", "both"])
+def test_masks_follow_a_schedule_and_survive_a_cut(make_checkpoint, settings, tmp_path, monkeypatch, flags):
+    path = make_checkpoint()
+    settings |= {"epochs": 6, "optimizer": "AdamW", "lr0": 0.001}
+    ours = {"prune_mask": "unstructured", "prune_mask_share": 0.6, "prune_schedule": "iterative", "prune_steps": 2}
+    ours |= {"prune_images": 8, "prune_importance": "l2", **flags}
+    training.train(path, name="whole", **ours, **settings)
+    saves, save = [], CompressTrainer.save_model
+
+    def save_and_end(self):
+        saves.append(self.epoch)
+        if len(saves) == 4:
+            raise Cut
+        return save(self)
+
+    weights = tmp_path / "runs" / "cut" / "weights"
+    with monkeypatch.context() as patch:
+        patch.setattr(CompressTrainer, "save_model", save_and_end)
+        with pytest.raises(Cut):
+            training.train(path, name="cut", **ours, **settings)
+    half = checkpoint.load_model(weights / "last.pt")
+    assert checkpoint.facts(half)["prune"]["zero_share"] > 0.25
+    training.train(weights / "last.pt", resume=True)
+    whole, cut = (losses(tmp_path / "runs" / name) for name in ("whole", "cut"))
+    assert len(whole) == len(cut) == 6
+    for expected, found in zip(whole, cut, strict=True):
+        assert {k: float(v) for k, v in found.items()} == pytest.approx(
+            {k: float(v) for k, v in expected.items()}, abs=1e-4
+        )
+    made = checkpoint.load_model(weights / "last.pt")
+    _zeros(made, 0.6)
+    full = checkpoint.count(checkpoint.load_model(path), 64)[1]
+    wanted = 1 - flags.get("prune_flops", 0)
+    assert checkpoint.count(made, 64)[1] / full == pytest.approx(wanted, rel=0.03)
+
+
+def test_blocks_go_before_training_and_stay_gone(make_checkpoint, settings, tmp_path):
+    path = make_checkpoint()
+    training.train(path, name="run", prune_blocks=2, prune_images=8, teacher=str(path), **settings)
+    made, dense = checkpoint.load_model(tmp_path / "runs" / "run" / "weights" / "best.pt"), checkpoint.load_model(path)
+    assert len(checkpoint.facts(made)["prune"]["blocks"]) == 2
+    assert len(list(made.modules())) < len(list(dense.modules()))
+    with pytest.raises(UsageError, match=r"prune_blocks=1 takes whole layers out|blocks=1 takes whole layers out"):
+        training.train(path, name="no", prune_blocks=1, prune=0.2, prune_schedule="gradual", **settings)

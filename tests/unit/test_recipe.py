@@ -236,6 +236,8 @@ VALUES = {
     "prune_schedule": "iterative",
     "prune_sparsity": "group_lasso",
     "prune_rewind": True,
+    "prune_mask": "2:4",
+    "prune_mask_importance": "gradient",
     "fast_cpu": True,
 }
 READ = {
@@ -257,6 +259,7 @@ def test_every_flag_sets_its_option(name):
         "prune_target": {"prune_latency": 0.5},
         "prune_sparsity": {"prune_schedule": "gradual"},
         "prune_rewind": {"prune_schedule": "gradual"},
+        "prune_mask_share": {"prune_mask": "unstructured"},
     }.get(name, {})
     made = recipe.from_flags({name: value, **other}, recipe.load("edge-cpu"))
     assert getattr(getattr(made, flag.section), flag.field) == READ.get(name, value)

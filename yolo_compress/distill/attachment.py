@@ -82,6 +82,9 @@ class Distillation:
         self.projectors.load_state_dict(dict(state["projectors"]))
         self._kept = [kept.cpu() for kept in state["kept"]]
 
+    def stepped(self, model: nn.Module) -> None:
+        """Do nothing: distillation follows the loss."""
+
     def narrowed(self, narrow: Narrowing, shapes: Mapping[str, torch.Size]) -> None:
         """Remember which channels that enter the student's head are left."""
         trainer = self._trainer

@@ -45,6 +45,10 @@ class Attachment(Protocol):
         """Take up the state of the run that is resumed."""
         ...
 
+    def stepped(self, model: nn.Module) -> None:
+        """Follow a step of the optimizer, before the average takes the model in."""
+        ...
+
     def narrowed(self, narrow: Narrowing, shapes: Mapping[str, torch.Size]) -> None:
         """Follow a change of the model's shapes in the middle of the run.
 
@@ -140,6 +144,8 @@ class CompressTrainer(DetectionTrainer):
             if "use_muon" in optimizer.param_groups[-1]:
                 settings["use_muon"] = False
             optimizer.add_param_group({"params": extra, **settings})
+        if self._attachments:
+            optimizer.register_step_post_hook(self._stepped)
         return optimizer
 
     def _build_train_pipeline(self) -> None:
@@ -289,6 +295,11 @@ class CompressTrainer(DetectionTrainer):
     def _mark(self, epoch: int) -> list[int]:
         """Return what tells a saved state from the others of a run: the model may change shape between two epochs."""
         return [epoch, *(parameter.numel() for parameter in self.ema.ema.parameters())]
+
+    def _stepped(self, *given: Any) -> None:
+        model = unwrap_model(self.model)
+        for attachment in self._attachments:
+            attachment.stepped(model)
 
     def _extra_parameters(self) -> list[nn.Parameter]:
         return [parameter for attachment in self._attachments for parameter in attachment.parameters()]

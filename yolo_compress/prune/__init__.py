@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -37,7 +37,8 @@ from yolo_compress.prune.repair import reestimate_
 from yolo_compress.prune.surgery import apply
 from yolo_compress.prune.trace import Convolution
 from yolo_compress.prune.verify import mask, unfold
-from yolo_compress.recipe import PruneSection
+from yolo_compress.prune.weights import Masks, apply_masks_, compressed_bytes, find_masks, zero_share
+from yolo_compress.recipe import PRUNE_TARGETS, PruneSection
 
 __all__ = (
     "IMPORTANCES",
@@ -46,6 +47,7 @@ __all__ = (
     "Importance",
     "Inputs",
     "LayerRow",
+    "Masks",
     "OutputWeights",
     "Plan",
     "PruneResult",
@@ -54,10 +56,13 @@ __all__ = (
     "Widths",
     "allocate",
     "apply",
+    "apply_masks_",
     "build_graph",
     "check_reachable",
+    "compressed_bytes",
     "layer_times",
     "mask",
+    "mask_weights_",
     "normalised",
     "prune",
     "reconstruct_",
@@ -67,6 +72,7 @@ __all__ = (
     "take_blocks",
     "unfold",
     "without",
+    "zero_share",
 )
 
 PROGRESS_SECONDS = 5.0
@@ -104,6 +110,7 @@ class PruneResult:
     Attributes:
         latency: Measured share of the full model's time on the target, None without a latency target.
         blocks: Whole blocks that went before channels did; `plan` and `layers` speak of the model without them.
+        masks: Which single weights stay, by parameter name; empty without a mask.
     """
 
     model: nn.Module
@@ -120,6 +127,7 @@ class PruneResult:
     notes: tuple[str, ...]
     latency: float | None = None
     blocks: tuple[BlockRow, ...] = ()
+    masks: Masks = field(default_factory=dict)
 
     def facts(self) -> dict[str, Any]:
         """Return what was done in builtin types, without times, so that the same work leaves the same facts."""
@@ -132,6 +140,7 @@ class PruneResult:
             "imgsz": self.imgsz,
             "blocks": [asdict(row) for row in self.blocks],
             "layers": [asdict(row) for row in self.layers],
+            "zero_share": zero_share(self.masks),
             "notes": list(self.notes),
         }
 
@@ -166,9 +175,10 @@ def prune(
     start = time.perf_counter()
     say = _seldom(progress)
     entry = IMPORTANCES[config.importance]
-    if entry.needs == "labels" and loss_batches is None:
+    channels = any(getattr(config, name) is not None for name in PRUNE_TARGETS)
+    if channels and entry.needs == "labels" and loss_batches is None:
         raise UsageError(f"importance={entry.name} needs labelled images; give data=, or importance=l2")
-    if entry.needs == "images" and image_batches is None:
+    if channels and entry.needs == "images" and image_batches is None:
         raise UsageError(f"importance={entry.name} needs images; give data=, or importance=l2")
     if config.blocks and image_batches is None:
         raise UsageError(f"blocks={config.blocks} needs images to tell which ones; give data=, or leave blocks out")
@@ -222,6 +232,8 @@ def prune(
         given = {"kind": config.repair, "origin": shortened.origin, "progress": say}
         notes += repair_(pruned, model, plan, image_batches(), **given)
     assert sum(p.numel() for p in pruned.parameters()) == plan.params_after
+    masks, told = mask_weights_(pruned, config, inputs, imgsz=imgsz, progress=say)
+    notes += told
     return PruneResult(
         model=pruned,
         plan=plan,
@@ -237,7 +249,48 @@ def prune(
         notes=tuple(notes),
         latency=latency,
         blocks=shortened.blocks,
+        masks=masks,
     )
+
+
+def mask_weights_(
+    model: nn.Module,
+    config: PruneSection,
+    inputs: Inputs,
+    *,
+    imgsz: int,
+    level: float = 1.0,
+    progress: Callable[[str], None] = lambda _: None,
+) -> tuple[Masks, list[str]]:
+    """Set single weights of a model to zero in place, re-estimate BatchNorm, and return the masks and what was done.
+
+    Args:
+        model: Unfused, in eval mode.
+        config: Pattern, share and score; nothing is done without a mask.
+        inputs: Images, for scores by gradient and for BatchNorm.
+        imgsz: Image side in pixels that the graph is built at.
+        level: Share of `mask_share` to go to; below 1 a 2:4 mask is not set yet.
+        progress: Takes a line now and then.
+
+    Raises:
+        UsageError: Nothing can be masked, or images are needed and not given.
+    """
+    if config.mask == "nothing" or (config.mask == "2:4" and level < 1):
+        return {}, []
+    if config.mask_importance == "gradient" and inputs.images is None:
+        raise UsageError("mask_importance=gradient needs images; give data=, or mask_importance=magnitude")
+    graph = build_graph(model, imgsz=imgsz)
+    share = {"pattern": config.mask, "share": level * config.mask_share, "importance": config.mask_importance}
+    masks = find_masks(model, graph, **share, inputs=inputs, progress=progress)
+    before = compressed_bytes(model)
+    apply_masks_(model, masks)
+    if config.repair != "nothing" and inputs.images is not None:
+        reestimate_(model, inputs.images(), progress=progress)
+    after, total = compressed_bytes(model), sum(kept.numel() for kept in masks.values())
+    return masks, [
+        f"{100 * zero_share(masks):.1f} % of {total:,} weights are zero (mask={config.mask}): {after / 1e6:.2f} MB "
+        f"compressed in half precision, {before / 1e6:.2f} MB without the mask"
+    ]
 
 
 def _cost_of(config: PruneSection, imgsz: int, timing: Timing | None) -> Callable[[nn.Module], float]:
@@ -254,7 +307,7 @@ def _rest(config: PruneSection, blocks: Sequence[BlockRow]) -> Target | None:
     Raises:
         UsageError: The blocks alone remove more than is asked for.
     """
-    kind = next((name for name in ("ratio", "flops", "latency") if getattr(config, name) is not None), None)
+    kind = next((name for name in PRUNE_TARGETS if getattr(config, name) is not None), None)
     if kind is None:
         return None
     asked = float(getattr(config, kind))

@@ -20,7 +20,20 @@ from yolo_compress.host.checkpoint import count, facts, load_model, save_model, 
 from yolo_compress.host.data import image_batches, labelled_batches, read_data, sample
 from yolo_compress.host.trainer import CompressTrainer, Narrowing
 from yolo_compress.host.ultralytics import LOGGER, RANK, unwrap_model
-from yolo_compress.prune import PruneResult, Timing, build_graph, prune, repair_
+from yolo_compress.prune import (
+    Inputs,
+    Masks,
+    OutputWeights,
+    PruneResult,
+    Timing,
+    apply_masks_,
+    build_graph,
+    mask_weights_,
+    prune,
+    reestimate_,
+    repair_,
+    zero_share,
+)
 from yolo_compress.prune.schedule import Progress, Schedule
 from yolo_compress.prune.sparsity import PENALTIES, Penalty
 from yolo_compress.prune.surgery import apply_, cuts
@@ -44,6 +57,7 @@ class Pruning:
         self.schedule: Schedule | None = None
         self.origin: dict[str, float] = {}  # what the model cost before the first step
         self.undo: dict[str, Any] | None = None  # exact state before the last step, while it may be taken back
+        self.masks: Masks = {}  # single weights that stay, by parameter
         self._trainer: CompressTrainer | None = None
         self._penalty: Penalty | None = None
 
@@ -81,6 +95,7 @@ class Pruning:
             result = self._prune(trainer, model, section)
             set_facts(result.model, {**facts(model), "prune": result.facts()})
             trainer.model = result.model.to(trainer.device)
+            self.masks = result.masks
         return None
 
     def __call__(self, outputs: dict[str, Any], batch: dict[str, torch.Tensor]) -> list[torch.Tensor]:
@@ -102,7 +117,7 @@ class Pruning:
         """Return where the schedule stands; a checkpoint is written before the epoch has ended."""
         if self.schedule is not None and self._trainer is not None:
             self._note(self._trainer)
-        return {"progress": asdict(self.progress), "origin": self.origin, "undo": self.undo}
+        return {"progress": asdict(self.progress), "origin": self.origin, "undo": self.undo, "masks": self.masks}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Take up where the schedule stood."""
@@ -110,10 +125,16 @@ class Pruning:
             known = dict(state["progress"])
             self.progress = Progress(**{**known, "accuracy": tuple(known["accuracy"])})
             self.origin, self.undo = dict(state["origin"]), state["undo"]
+            self.masks = dict(state["masks"])
+
+    def stepped(self, model: nn.Module) -> None:
+        """Set masked weights to zero again; momentum and weight decay may have moved them."""
+        apply_masks_(model, self.masks)
 
     def narrowed(self, narrow: Narrowing, shapes: Mapping[str, torch.Size]) -> None:
-        """Forget what was derived from the shapes before."""
+        """Forget what was derived from the shapes before, and narrow the masks."""
         self._penalty = None
+        self.masks = {name: narrow[name](kept) if name in narrow else kept for name, kept in self.masks.items()}
 
     def _before_epoch(self, trainer: CompressTrainer) -> None:
         trainer.restart_epoch()
@@ -164,17 +185,32 @@ class Pruning:
                 model.load_state_dict(result.model.state_dict())  # repaired already
             else:
                 training = model.training
-                repair_(model, full, result.plan, images(), kind=section.repair)
+                repair_(model, full, result.plan, images(), kind=wanted.repair)
                 model.train(training)
             return cuts(result.plan)
 
         trainer.restructure(narrow)
+        notes = self._mask(trainer, level)
         if early is not None:
             self._rewind(trainer, early, result, last=level >= 1)
         if section.latency is not None and result.latency is not None:
             self.origin["latency"] *= result.latency
         self.progress = self.schedule.taken(trainer.epoch, self.progress, level)
-        self._tell(trainer, result, imgsz)
+        self._tell(trainer, result, imgsz, notes)
+
+    def _mask(self, trainer: CompressTrainer, level: float) -> list[str]:
+        """Choose masks on the average and set them in both models, each with BatchNorm statistics of its own."""
+        if self.section.mask == "nothing":
+            return []
+        imgsz = _imgsz(trainer)
+        images, averaged = self._images(trainer, imgsz), trainer.ema.ema
+        inputs = Inputs(images=images, weights=OutputWeights(**self.section.output_weights))
+        self.masks, notes = mask_weights_(averaged, self.section, inputs, imgsz=imgsz, level=level)
+        model = unwrap_model(trainer.model)
+        apply_masks_(model, self.masks)
+        if self.masks and self.section.repair != "nothing":
+            reestimate_(model, images())
+        return notes
 
     @staticmethod
     def _early_file(trainer: CompressTrainer, model: nn.Module) -> Path:
@@ -190,6 +226,7 @@ class Pruning:
         if last:
             for model in (unwrap_model(trainer.model), trainer.ema.ema):
                 model.load_state_dict(early.state_dict())
+                apply_masks_(model, self.masks)
             trainer.optimizer.state.clear()  # moments of weights that are gone
 
     def _step_back(self, trainer: CompressTrainer) -> None:
@@ -216,7 +253,13 @@ class Pruning:
             )
 
     def _relative(self, section: PruneSection, level: float, model: nn.Module, imgsz: int) -> PruneSection:
-        """Return the target that takes the model from what it is to `level` of the way to the whole target."""
+        """Return the target that takes the model from what it is to `level` of the way to the whole target.
+
+        Single weights are masked afterwards; with no other target nothing is narrowed, and nothing needs repair.
+        """
+        section = section.model_copy(update={"mask": "nothing"})
+        if section.ratio is section.flops is section.latency is None:
+            return section.model_copy(update={"repair": "nothing"})
         params, ops = count(model, imgsz)
         if section.latency is not None:
             time = 1 - level * (1 - section.latency)
@@ -249,7 +292,7 @@ class Pruning:
         chosen = sample(read_data(trainer.args.data).train, self.section.images, seed=0)
         return lambda: image_batches(chosen, imgsz)
 
-    def _tell(self, trainer: CompressTrainer, result: PruneResult, imgsz: int) -> None:
+    def _tell(self, trainer: CompressTrainer, result: PruneResult, imgsz: int, notes: list[str]) -> None:
         """Leave in both models what was done so far, counted from the model that the run began with."""
         model = unwrap_model(trainer.model)
         earlier = facts(model).get("prune", {})
@@ -258,6 +301,8 @@ class Pruning:
         for row in told["layers"]:
             if row["name"] in first:
                 row.update({key: first[row["name"]][key] for key in ("width_before", "params_before")})
+        told["zero_share"] = zero_share(self.masks)
+        told["notes"] += notes
         told["settings"] = self.section.model_dump(mode="json")
         told["params_before"] = earlier.get("params_before", told["params_before"])
         told["gflops_before"] = earlier.get("gflops_before", told["gflops_before"])

@@ -82,6 +82,8 @@ def reconstruct_(
         convolutions.setdefault(".".join(conv.name.split(".")[:2]), []).append(conv)
     origin = origin or {}
     first = _first_touched(full, plan, origin)
+    if first == len(full.model):
+        return sum(len(batch) for batch in images)
     with torch.no_grad():
         walk = zip(_Walk(full, images).modules(), _Walk(pruned, images).modules(), strict=True)
         for (name, module, given), (_, narrow, given_narrow) in walk:
