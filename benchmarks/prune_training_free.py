@@ -10,6 +10,7 @@ to compare.
 
 from __future__ import annotations
 
+import io
 import sys
 import time
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any
 
 from torch import nn
 
-from benchmarks.record import data_folder, earlier_rows, write
+from benchmarks.record import RESULTS, data_folder, earlier_rows, write
 from yolo_compress.bench.accuracy import detect, evaluate
 from yolo_compress.engines.pytorch import ModelSession
 from yolo_compress.host.checkpoint import load_model
@@ -54,7 +55,35 @@ def main(models: list[str]) -> int:
                 rows.append(_row(folder, data, setting))
                 write(NAME, rows, [], imgsz=IMGSZ)
                 print({key: value for key, value in rows[-1].items() if key != "widths"}, flush=True)
+    (RESULTS / f"{NAME}.png").write_bytes(picture(rows))
     return write(NAME, rows, _claims(rows), imgsz=IMGSZ)
+
+
+def picture(rows: list[dict[str, Any]]) -> bytes:
+    """Return a PNG of what each way to prune leaves, a panel per model; stand-ins are left out."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    models = [model for model in MODELS if any(row["model"] == model for row in rows)]
+    figure = Figure(figsize=(7.2, 0.26 * len(SCORED + PLAIN + ABLATION) * max(len(models), 1) + 1), dpi=130)
+    FigureCanvasAgg(figure)
+    for index, (model, axes) in enumerate(zip(models, figure.subplots(len(models), squeeze=False).flat, strict=True)):
+        ways = [row for row in rows if row["model"] == model]
+        dense = next(row["map50_95_points"] for row in ways if row["importance"] == "none")
+        found = sorted((r for r in ways if r["importance"] != "none"), key=lambda row: row["map50_95_points"])
+        names = [f"{r['importance']}, {r['scope']}, {r['repair']}, {r['images']} images" for r in found]
+        bars = axes.barh(names, [row["map50_95_points"] for row in found], color="#0f766e")
+        axes.bar_label(bars, fmt="%.1f", padding=2, fontsize=7)
+        axes.axvline(dense, color="#111827", ls="--", lw=1)
+        axes.set_title(f"{model}: {dense:.1f} before pruning (dashed), {FLOPS:.0%} of the operations gone", fontsize=9)
+        axes.tick_params(labelsize=7)
+        axes.set_xlim(0, 1.08 * dense)
+        if index == len(models) - 1:
+            axes.set_xlabel("mAP50-95 without any training", fontsize=8)
+    figure.tight_layout()
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png")
+    return stream.getvalue()
 
 
 def accuracy(model: nn.Module, data: DataSpec) -> float:

@@ -5,6 +5,8 @@ A block stands between `<!-- begin: NAME -->` and `<!-- end -->`, where NAME is
 
 * `results`: the table of benchmarks/results/spine_run.json, whose rows are those of a bench.json (`BenchRow`), and
   which has `imgsz`, `images` and `model` beside the keys of every result file;
+* `training_free`: benchmarks/results/prune_training_free.json, a line per way to prune and a column per model;
+* `weights`: benchmarks/results/prune_weights.json, a line per mask;
 * `modes`: the help of the whole command;
 * `help MODE`: the help of a mode;
 * `section NAME`: the options of a recipe section.
@@ -27,6 +29,8 @@ from yolo_compress.report import content, markdown
 
 ROOT = Path(__file__).resolve().parents[1]
 SPINE_RUN = ROOT / "benchmarks" / "results" / "spine_run.json"
+TRAINING_FREE = ROOT / "benchmarks" / "results" / "prune_training_free.json"
+WEIGHTS = ROOT / "benchmarks" / "results" / "prune_weights.json"
 COLUMNS = (
     "Candidate",
     "Engine",
@@ -37,7 +41,7 @@ COLUMNS = (
     "Size (MB)",
     "Params (M)",
 )
-FILES = ("README.md", "docs/cli.md", "docs/recipes.md")
+FILES = ("README.md", "docs/cli.md", "docs/prune.md", "docs/recipes.md")
 BLOCK = re.compile(r"(<!-- begin: (?P<name>[^>]+?) -->\n)(?P<body>.*?)(<!-- end -->)", re.DOTALL)
 PIPE = r"\|"
 
@@ -84,10 +88,51 @@ def results_table(tree: dict[str, Any]) -> str:
     return f"{markdown.table(content.Table(COLUMNS, rows, words))}\n\n{circumstances}"
 
 
-def _results(_: str) -> str | None:
-    if not SPINE_RUN.is_file():
-        return None
-    return results_table(json.loads(SPINE_RUN.read_text(encoding="utf-8")))
+def training_free_table(tree: dict[str, Any]) -> str:
+    """Return mAP50-95 after pruning, by way and model; a cell also says the share of the full model's."""
+    rows = [row for row in tree["rows"] if "int8dq" not in row["model"]]
+    models = list(dict.fromkeys(row["model"] for row in rows))
+    dense = {row["model"]: row["map50_95_points"] for row in rows if row["importance"] == "none"}
+    ways: dict[tuple[Any, ...], dict[str, float]] = {}
+    for row in rows:
+        if row["importance"] != "none":
+            way = tuple(row[key] for key in ("importance", "scope", "repair", "images"))
+            ways.setdefault(way, {})[row["model"]] = row["map50_95_points"]
+    best_first = sorted(ways.items(), key=lambda item: -item[1].get(models[0], 0.0))
+    lines = [["importance", "scope", "repair", "images", *models], ["---"] * 4 + ["---:"] * len(models)]
+    lines.append(["not pruned", "", "", "", *(f"{dense[model]:.1f}" for model in models)])
+    for way, found in best_first:
+        cells = [f"{found[m]:.1f} ({100 * found[m] / dense[m]:.0f} %)" if m in found else "-" for m in models]
+        lines.append([*map(str, way), *cells])
+    return f"{_markdown(lines)}\n\n{_circumstances(tree)}"
+
+
+def weights_table(tree: dict[str, Any]) -> str:
+    """Return accuracy, compressed size and times of masked models."""
+    runtimes = list(dict.fromkeys(name for row in tree["rows"] for name in row.get("ratios", {})))
+    lines = [["mask", "zeros", "score", "repair", "mAP50-95", "compressed MB", *runtimes]]
+    lines.append(["---"] * 4 + ["---:"] * (2 + len(runtimes)))
+    for row in tree["rows"]:
+        times = [f"{row['ratios'][name]:.3f}" if row.get("ratios") else "-" for name in runtimes]
+        zeros = f"{100 * row['zero_share']:.0f} %" if "zero_share" in row else ""
+        words = [row["mask"], zeros, row.get("mask_importance", ""), row.get("repair", "")]
+        lines.append([*words, f"{row['map50_95_points']:.1f}", f"{row['bytes'] / 1e6:.2f}", *times])
+    return f"{_markdown(lines)}\n\n{_circumstances(tree)} Times are shares of the dense model's, measured in turns."
+
+
+def _markdown(lines: Sequence[Sequence[str]]) -> str:
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _circumstances(tree: dict[str, Any]) -> str:
+    return (
+        f"mAP50-95 on 400 images at {tree['imgsz']} px; {tree['device']['cpu_model']}, {tree['date'][:10]}. "
+        f"Made by `{tree['command']}`."
+    )
+
+
+def _from(file: Path, table: Callable[[dict[str, Any]], str]) -> str | None:
+    return table(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else None
 
 
 def _modes(_: str) -> str:
@@ -109,7 +154,9 @@ def _section(name: str) -> str:
 
 
 RENDERERS: dict[str, Callable[[str], str | None]] = {
-    "results": _results,
+    "results": lambda _: _from(SPINE_RUN, results_table),
+    "training_free": lambda _: _from(TRAINING_FREE, training_free_table),
+    "weights": lambda _: _from(WEIGHTS, weights_table),
     "modes": _modes,
     "help": _help,
     "section": _section,

@@ -49,6 +49,44 @@ def test_the_results_table_has_a_line_for_each_row():
     )
 
 
+def _pruned(model, importance, points, **way):
+    defaults = {"scope": "savings", "repair": "reconstruct", "images": 256}
+    return {"model": model, "importance": importance, **defaults, **way, "map50_95_points": points}
+
+
+def test_the_training_free_table_has_a_column_per_model_and_the_best_way_first():
+    rows = [
+        _pruned("a", "none", 40.0, scope="none", repair="none", images=0),
+        _pruned("a", "l2", 10.0),
+        _pruned("a", "obs", 30.0),
+        _pruned("b", "none", 20.0, scope="none", repair="none", images=0),
+        _pruned("b", "obs", 10.0),
+        _pruned("c-int8dq", "obs", 1.0),
+    ]
+    lines = tables.training_free_table({**TREE, "rows": rows}).splitlines()
+    assert lines[0] == "| importance | scope | repair | images | a | b |"
+    assert lines[2] == "| not pruned |  |  |  | 40.0 | 20.0 |"
+    assert lines[3:5] == [
+        "| obs | savings | reconstruct | 256 | 30.0 (75 %) | 10.0 (50 %) |",
+        "| l2 | savings | reconstruct | 256 | 10.0 (25 %) | - |",
+    ]
+    assert lines[-1].startswith("mAP50-95 on 400 images at 320 px; Some CPU, 2026-01-02. Made by")
+
+
+def test_the_weights_table_gives_times_where_they_were_measured():
+    mask = {"mask": "2:4", "mask_share": 0.5, "mask_importance": "gradient", "repair": "batchnorm"}
+    rows = [
+        {"mask": "nothing", "map50_95_points": 30.0, "bytes": 6_000_000},
+        {**mask, "map50_95_points": 20.0, "bytes": 4_000_000, "zero_share": 0.5, "ratios": {"openvino:fp32": 1.002}},
+        {**mask, "map50_95_points": 21.0, "bytes": 4_000_000, "zero_share": 0.5, "ratios": {}},
+    ]
+    lines = tables.weights_table({**TREE, "rows": rows}).splitlines()
+    assert lines[0] == "| mask | zeros | score | repair | mAP50-95 | compressed MB | openvino:fp32 |"
+    assert lines[2] == "| nothing |  |  |  | 30.0 | 6.00 | - |"
+    assert lines[3] == "| 2:4 | 50 % | gradient | batchnorm | 20.0 | 4.00 | 1.002 |"
+    assert lines[4].endswith("| 4.00 | - |")
+
+
 def test_a_block_is_replaced_and_stays_the_same_the_second_time(tmp_path, monkeypatch):
     monkeypatch.setattr(tables, "SPINE_RUN", tmp_path / "spine_run.json")
     assert tables.render(DOCUMENT) == DOCUMENT

@@ -80,6 +80,8 @@ NOTHING = np.empty(0, dtype=np.int64)  # widths of no unit: everything is whole
 ROUND_TO = 8
 LATENCY_TOLERANCE = 0.01  # of the wanted time, below which no further plan is tried
 LATENCY_TRIES = 8
+NEAR = 0.03  # of the wanted time, within which a measurement is repeated
+REPEATS = 2
 SHORTEST_STEP = 0.6  # of the last share that the next one may be at least
 
 
@@ -388,7 +390,12 @@ def _timed_plan(
     for _ in range(LATENCY_TRIES):
         target = Target("latency", 1 - asked)
         plan = allocate(graph, ranked, target=target, widths=widths, scope=config.scope, times=times)
-        measured = timing.ratio(apply(model, plan).eval())
+        finished = apply(model, plan).eval()
+        measured = timing.ratio(finished)
+        if abs(measured - config.latency) <= NEAR * config.latency:
+            # Of several noisy measurements the one that happens to hit is the one that is off: near the target, a
+            # model is built and timed anew, and the median counts.
+            measured = float(np.median([measured, *(timing.ratio(finished) for _ in range(REPEATS))]))
         predicted = plan.seconds_after / plan.seconds_before
         progress(f"prune: {predicted:.3f} of the layer times is {measured:.3f} of the model's time")
         miss = abs(measured - config.latency) / config.latency
