@@ -30,12 +30,13 @@ RANGE_IMAGES = 4  # enough to put quantizers into a graph whose accuracy nobody 
 ROUNDS = 200
 PROFILE_ROUNDS = 30
 WARMUP = 10
+SESSIONS = 4  # that the rounds of a comparison are spread over
 SETTLE_MS = 2.0
 SCHEMES: dict[str, Target] = {"openvino": "openvino", "onnxruntime": "onnxruntime"}
 
 
 class RuntimeTiming:
-    """Times models against a reference on one runtime; close it to give its memory back."""
+    """Times models against a reference on one runtime; close it to remove the reference's files."""
 
     def __init__(
         self,
@@ -69,25 +70,40 @@ class RuntimeTiming:
         folder = cache if cache is not None else cache_folder()
         self.cache = LayerTimesCache(self.runtime, self.precision, threads=threads, folder=folder)
         self.threads, self.rounds, self.progress = threads, rounds, progress
-        self.reference = self._session(reference)
+        self._place = tempfile.TemporaryDirectory()
+        self.reference = self._build(reference, Path(self._place.name))
 
     def ratio(self, model: nn.Module) -> float:
-        """Return the median of a model's time over the reference's, round by round."""
-        session = self._session(model)
+        """Return the median of a model's time over the reference's, round by round.
+
+        Where a runtime happens to place weights and threads makes a session a percent or two faster or slower for as
+        long as it lives. So both models are loaded several times, each time the other one first.
+        """
+        with tempfile.TemporaryDirectory() as place:
+            paths = [self.reference, self._build(model, Path(place))]
+            rounds = -(-self.rounds // SESSIONS)
+            return float(np.median(np.concatenate([self._ratios(paths, rounds, index) for index in range(SESSIONS)])))
+
+    def _ratios(self, paths: Sequence[Path], rounds: int, index: int) -> np.ndarray:
+        """Load both, the second one first where the index is odd, and return their ratio in each round."""
+        sessions: dict[Path, Session] = {}
         image = self._image()
         try:
+            for path in paths[::-1] if index % 2 else paths:
+                sessions[path] = self.engine.load(path, threads=self.threads)
             timings = time_alternately(
-                [self.reference.infer, session.infer],
+                [sessions[path].infer for path in paths],
                 lambda index: image,
                 finish=lambda raw: None,
-                rounds=self.rounds,
+                rounds=rounds,
                 warmup=WARMUP,
                 settle_ms=SETTLE_MS,
                 progress=self.progress,
             )
         finally:
-            session.close()
-        return float(np.median(timings.inference[:, 1] / timings.inference[:, 0]))
+            for session in sessions.values():
+                session.close()
+        return timings.inference[:, 1] / timings.inference[:, 0]
 
     def profile(self, model: nn.Module, layers: Iterable[str]) -> dict[str, float]:
         """Return seconds by layer, as they run inside the whole model; a structure that is known is not run again."""
@@ -103,15 +119,11 @@ class RuntimeTiming:
         return known
 
     def close(self) -> None:
-        """Close the reference."""
-        self.reference.close()
+        """Remove the reference."""
+        self._place.cleanup()
 
     def _image(self) -> np.ndarray:
         return np.random.default_rng(0).random((1, 3, self.imgsz, self.imgsz), dtype=np.float32)
-
-    def _session(self, model: nn.Module) -> Session:
-        with tempfile.TemporaryDirectory() as place:
-            return self.engine.load(self._build(model, Path(place)), threads=self.threads)
 
     def _build(self, model: nn.Module, folder: Path) -> Path:
         checkpoint.save_model(model, folder / "model.pt")

@@ -9,6 +9,7 @@ from copy import deepcopy
 import numpy as np
 import pytest
 import torch
+from scipy.stats import spearmanr
 from torch import nn
 
 from tests.unit.prune.models import IMGSZ, build
@@ -231,3 +232,34 @@ def test_additive_scores_keep_their_proportions_across_groups(family_model) -> N
     free = np.array([c for c in range(graph.channels) if c not in graph.frozen])
     assert result[free].mean() == pytest.approx(1)
     np.testing.assert_allclose(result[free] / result[free[0]], scores[free] / scores[free[0]])
+
+
+@pytest.mark.parametrize("name", ["taylor", "fisher"])
+def test_scores_rank_channels_as_their_removal_does(name: str, labelled) -> None:
+    """Each channel is zeroed in turn and the loss of each image measured: what a first-order score stands for."""
+    model = build("yolov8n").requires_grad_(False)
+    generator = torch.Generator().manual_seed(0)
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    for norm in norms:  # channels that matter by orders of magnitude more than others, as in a trained model
+        scale = 10 ** (2 * torch.rand(len(norm.weight), generator=generator) - 2)
+        norm.weight.mul_(scale)
+        norm.bias.mul_(scale)
+        norm.momentum = 1.0
+    model.train()
+    model(torch.cat([batch["img"] for batch in labelled()]))
+    for norm in norms:
+        norm.momentum = 0.03
+    model.eval()
+    graph = build_graph(model, imgsz=IMGSZ)
+    batches = [batch for batch in labelled() if len(batch["img"]) == 1]
+    assert batches
+    scores = IMPORTANCES[name].function(model, graph, Inputs(labelled=lambda: batches), silent)
+    free = [c for c in range(graph.channels) if c not in graph.frozen]
+    some = np.random.default_rng(0).choice(free, 80, replace=False).tolist()
+    full = [float(detection_loss(model, batch)) for batch in batches]
+    measured = []
+    for channel in some:
+        without = _scaled(model, graph, channel, 0.0)
+        changes = [float(detection_loss(without, b)) - before for b, before in zip(batches, full, strict=True)]
+        measured.append(sum(abs(c) if name == "taylor" else c**2 / 2 for c in changes))
+    assert spearmanr(scores[some], measured).statistic > 0.9
