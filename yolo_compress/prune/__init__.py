@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -69,6 +70,7 @@ __all__ = (
     "reestimate_",
     "repair_",
     "residual_blocks",
+    "set_masks_",
     "take_blocks",
     "unfold",
     "without",
@@ -264,12 +266,12 @@ def mask_weights_(
     level: float = 1.0,
     progress: Callable[[str], None] = lambda _: None,
 ) -> tuple[Masks, list[str]]:
-    """Set single weights of a model to zero in place, re-estimate BatchNorm, and return the masks and what was done.
+    """Set single weights of a model to zero in place, repair the rest, and return the masks and what was done.
 
     Args:
         model: Unfused, in eval mode.
-        config: Pattern, share and score; nothing is done without a mask.
-        inputs: Images, for scores by gradient and for BatchNorm.
+        config: Pattern, share, score and repair; nothing is done without a mask.
+        inputs: Images, for scores by gradient and for repair.
         imgsz: Image side in pixels that the graph is built at.
         level: Share of `mask_share` to go to; below 1 a 2:4 mask is not set yet.
         progress: Takes a line now and then.
@@ -285,14 +287,43 @@ def mask_weights_(
     share = {"pattern": config.mask, "share": level * config.mask_share, "importance": config.mask_importance}
     masks = find_masks(model, graph, **share, inputs=inputs, progress=progress)
     before = compressed_bytes(model)
-    apply_masks_(model, masks)
-    if config.repair != "nothing" and inputs.images is not None:
-        reestimate_(model, inputs.images(), progress=progress)
+    set_masks_(model, masks, kind=config.repair, images=inputs.images, imgsz=imgsz, progress=progress)
     after, total = compressed_bytes(model), sum(kept.numel() for kept in masks.values())
     return masks, [
         f"{100 * zero_share(masks):.1f} % of {total:,} weights are zero (mask={config.mask}): {after / 1e6:.2f} MB "
         f"compressed in half precision, {before / 1e6:.2f} MB without the mask"
     ]
+
+
+def set_masks_(
+    model: nn.Module,
+    masks: Masks,
+    *,
+    kind: str,
+    images: Images | None,
+    imgsz: int,
+    progress: Callable[[str], None] = lambda _: None,
+) -> None:
+    """Set masked weights to zero in place and repair, towards what the model was before; in eval mode afterwards.
+
+    Args:
+        model: Unfused.
+        masks: Which weights stay.
+        kind: `reconstruct`, `batchnorm` or `nothing`.
+        images: Give batches for repair; without them there is none.
+        imgsz: Image side in pixels that the graph is built at.
+        progress: Takes a line now and then.
+    """
+    before = deepcopy(model)
+    apply_masks_(model, masks)
+    model.eval()
+    if images is not None and masks and kind != "nothing":
+        graph = build_graph(before, imgsz=imgsz)
+        if kind == "reconstruct":
+            whole = plan_at(graph, full_widths(graph))
+            reconstruct_(model, before, whole, images(), masks=masks, progress=progress)
+        else:
+            reestimate_(model, images(), progress=progress)
 
 
 def _cost_of(config: PruneSection, imgsz: int, timing: Timing | None) -> Callable[[nn.Module], float]:

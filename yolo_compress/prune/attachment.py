@@ -30,8 +30,8 @@ from yolo_compress.prune import (
     build_graph,
     mask_weights_,
     prune,
-    reestimate_,
     repair_,
+    set_masks_,
     zero_share,
 )
 from yolo_compress.prune.schedule import Progress, Schedule
@@ -199,7 +199,7 @@ class Pruning:
         self._tell(trainer, result, imgsz, notes)
 
     def _mask(self, trainer: CompressTrainer, level: float) -> list[str]:
-        """Choose masks on the average and set them in both models, each with BatchNorm statistics of its own."""
+        """Choose masks on the average and set them in both models, each repaired on its own."""
         if self.section.mask == "nothing":
             return []
         imgsz = _imgsz(trainer)
@@ -207,9 +207,9 @@ class Pruning:
         inputs = Inputs(images=images, weights=OutputWeights(**self.section.output_weights))
         self.masks, notes = mask_weights_(averaged, self.section, inputs, imgsz=imgsz, level=level)
         model = unwrap_model(trainer.model)
-        apply_masks_(model, self.masks)
-        if self.masks and self.section.repair != "nothing":
-            reestimate_(model, images())
+        training = model.training
+        set_masks_(model, self.masks, kind=self.section.repair, images=images, imgsz=imgsz)
+        model.train(training)
         return notes
 
     @staticmethod

@@ -8,8 +8,9 @@ in the pruned model, at sampled positions of unlabelled images. Its new weights 
 
 with v the mean variance of x', of d columns, over P positions: few positions per column could be fitted to the last and
 mean nothing on other images. The offset goes into the BatchNorm behind it, or into the bias. Layers are solved in the
-order of execution, so that each one corrects what the ones before it left. He et al., "Channel Pruning for Accelerating
-Very Deep Neural Networks", 2017; targets from the full model as in Luo et al., "ThiNet", 2017.
+order of execution, so that each one corrects what the ones before it left. Where single weights are masked, the rest of
+each filter is fitted, by conjugate gradients, since every filter has a support of its own. He et al., "Channel Pruning
+for Accelerating Very Deep Neural Networks", 2017; targets from the full model as in Luo et al., "ThiNet", 2017.
 
 Images pass through both models one top-level module at a time, and only feature maps that a later module still reads
 are kept, in half precision.
@@ -37,6 +38,7 @@ Maps = list[torch.Tensor]  # what a module gives or takes, one per batch of imag
 POSITIONS = 100  # per image and layer
 RIDGE = 0.01
 SCARCE = 10.0  # how much the ridge grows with columns per position
+ITERATIONS = 50  # of conjugate gradients, for masked filters
 
 
 class _Enough(Exception):
@@ -53,6 +55,7 @@ def reconstruct_(
     ridge: float = RIDGE,
     seed: int = 0,
     origin: Mapping[str, str] | None = None,
+    masks: Mapping[str, torch.Tensor] | None = None,
     progress: Callable[[str], None] = lambda text: None,
 ) -> int:
     """Reconstruct every layer behind a removed channel, in place; return how many images were used.
@@ -66,6 +69,7 @@ def reconstruct_(
         ridge: Pull towards the full model's weights, as a share of the mean variance of what a layer reads.
         seed: Of the positions.
         origin: Names in `full` by names in `pruned` and `plan`, where blocks were taken out as well.
+        masks: Which single weights stay, by parameter name; all others are zero in `pruned` and remain so.
         progress: Called with one line per module.
 
     Raises:
@@ -80,24 +84,25 @@ def reconstruct_(
     convolutions: dict[str, list[Convolution]] = {}
     for conv in plan.graph.convolutions:
         convolutions.setdefault(".".join(conv.name.split(".")[:2]), []).append(conv)
-    origin = origin or {}
-    first = _first_touched(full, plan, origin)
+    origin, masks = origin or {}, masks or {}
+    first = _first_touched(full, plan, origin, masks)
     if first == len(full.model):
         return sum(len(batch) for batch in images)
     with torch.no_grad():
         walk = zip(_Walk(full, images).modules(), _Walk(pruned, images).modules(), strict=True)
         for (name, module, given), (_, narrow, given_narrow) in walk:
             if name in convolutions and narrow.i >= first:
-                layers = _Layers(name, module, narrow, plan, convolutions[name], origin)
+                layers = _Layers(name, module, narrow, plan, convolutions[name], origin, masks)
                 layers.reconstruct(given, given_narrow, positions, ridge, generator)
                 progress(f"prune: reconstructed {name}")
     return sum(len(batch) for batch in images)
 
 
-def _first_touched(full: nn.Module, plan: Plan, origin: Mapping[str, str]) -> int:
+def _first_touched(full: nn.Module, plan: Plan, origin: Mapping[str, str], masks: Mapping[str, torch.Tensor]) -> int:
     """Return the index of the first top-level module that lost something; all behind it reads something else now."""
     left = set(origin.values()) if origin else {name for name, _ in full.named_modules()}
     changed = [conv.name for conv in plan.graph.convolutions if not plan.kept[conv.outputs].all()]
+    changed += masks
     changed += [name for name, module in full.named_modules() if isinstance(module, nn.Conv2d) and name not in left]
     return min((int(name.split(".")[1]) for name in changed), default=len(full.model))
 
@@ -153,6 +158,7 @@ class _Layers:
     plan: Plan
     convolutions: list[Convolution]
     origin: Mapping[str, str]
+    masks: Mapping[str, torch.Tensor]
 
     def reconstruct(
         self,
@@ -213,7 +219,8 @@ class _Layers:
         module = self._module(self.narrow, conv)
         if conv.groups > 1 or (conv.norm is None and module.bias is None):
             return  # grouped, which is kept whole, or with nowhere to put an offset: neither is in a supported family
-        weight, offset = regression.solve(ridge)
+        mask = self.masks.get(f"{conv.name}.weight")
+        weight, offset = regression.solve(ridge, None if mask is None else mask.flatten(1).unsqueeze(0))
         module.weight.copy_(weight.reshape(module.weight.shape))
         if conv.norm is not None:
             norm = self.narrow.get_submodule(conv.norm.removeprefix(f"{self.name}."))
@@ -277,11 +284,12 @@ class Regression:
             for total, part in zip(self.sums, sums, strict=True):
                 total += part
 
-    def solve(self, ridge: float) -> tuple[torch.Tensor, torch.Tensor]:
+    def solve(self, ridge: float, mask: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """Return weights (R, o, d) and offsets (R, o), in float32.
 
         Args:
             ridge: Pull, as a share of the mean variance of what is read.
+            mask: (R, o, d), True where a weight may differ from the start.
         """
         mean_x, mean, xx, xy = (total / self.count for total in self.sums)
         left = xx - mean_x.unsqueeze(2) * mean_x.unsqueeze(1)
@@ -289,9 +297,46 @@ class Regression:
         variance = left.diagonal(dim1=1, dim2=2).mean(1).clamp(min=1e-12)
         pull = ridge * (1 + SCARCE * left.shape[1] / self.count)
         left.diagonal(dim1=1, dim2=2).add_(pull * variance[:, None])
-        change = torch.linalg.solve(left, right).transpose(1, 2)
+        if mask is None:
+            change = torch.linalg.solve(left, right).transpose(1, 2)
+        else:
+            change = conjugate_gradients(left, right.transpose(1, 2), mask)
         offset = mean - (change @ (mean_x + self.around.squeeze(1)).unsqueeze(2)).squeeze(2)
         return (self.start.double() + change).float(), offset.float()
+
+
+def conjugate_gradients(
+    left: torch.Tensor, right: torch.Tensor, mask: torch.Tensor, *, iterations: int = ITERATIONS
+) -> torch.Tensor:
+    """Solve left x = right for each row on a support of its own, as far as some iterations lead.
+
+    Args:
+        left: (R, d, d) symmetric and positive definite.
+        right: (R, o, d).
+        mask: (R, o, d) supports; x is zero elsewhere.
+        iterations: At most.
+
+    Returns:
+        (R, o, d). Hestenes and Stiefel, "Methods of Conjugate Gradients for Solving Linear Systems", 1952, with the
+        diagonal as preconditioner.
+    """
+    scale = left.diagonal(dim1=1, dim2=2).unsqueeze(1).clamp(min=1e-30)
+    residual = right * mask
+    x = torch.zeros_like(residual)
+    direction = residual / scale
+    size = (residual * direction).sum(2, keepdim=True)
+    enough = 1e-12 * size
+    for _ in range(iterations):
+        if bool((size <= enough).all()):
+            break
+        image = (direction @ left) * mask
+        step = size / (direction * image).sum(2, keepdim=True).clamp(min=1e-300)
+        x += step * direction
+        residual -= step * image
+        conditioned = residual / scale
+        before, size = size, (residual * conditioned).sum(2, keepdim=True)
+        direction = conditioned + size / before.clamp(min=1e-300) * direction
+    return x
 
 
 @contextmanager
