@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import csv
+from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
 
@@ -46,6 +47,21 @@ def losses(folder: Path) -> list[dict[str, str]]:
 
 class Cut(Exception):
     """Stands for a process that ends between two epochs."""
+
+
+@contextmanager
+def _cut_at_save(number: int, monkeypatch: pytest.MonkeyPatch):
+    saves, save = [], CompressTrainer.save_model
+
+    def save_and_end(self):
+        saves.append(self.epoch)
+        if len(saves) == number:
+            raise Cut
+        return save(self)
+
+    with monkeypatch.context() as patch, pytest.raises(Cut):
+        patch.setattr(CompressTrainer, "save_model", save_and_end)
+        yield
 
 
 @pytest.mark.parametrize("family", ["yolov8n", "yolo26n"])
@@ -214,20 +230,9 @@ def test_a_scheduled_run_that_was_cut_equals_the_uninterrupted_one(
     settings |= {"epochs": 6, "mosaic": 1.0, "close_mosaic": 1, "optimizer": "AdamW", "lr0": 0.001}
     flags = {**SCHEDULED, "prune_schedule": kind, "prune_importance": "obs", "teacher": str(path)}
     training.train(path, name="whole", **flags, **settings)
-    saves = []
-    save = CompressTrainer.save_model
-
-    def save_and_end(self):
-        saves.append(self.epoch)
-        if len(saves) == 3:  # once in between, once after a step, once at the end of an epoch
-            raise Cut
-        return save(self)
-
     weights = tmp_path / "runs" / "cut" / "weights"
-    with monkeypatch.context() as patch:
-        patch.setattr(CompressTrainer, "save_model", save_and_end)
-        with pytest.raises(Cut):
-            training.train(path, name="cut", **flags, **settings)
+    with _cut_at_save(3, monkeypatch):  # once in between, once after a step, once at the end of an epoch
+        training.train(path, name="cut", **flags, **settings)
     training.train(weights / "last.pt", resume=True)
     assert _shapes(weights / "last.pt") == _shapes(tmp_path / "runs" / "whole" / "weights" / "last.pt")
     whole, cut = (losses(tmp_path / "runs" / name) for name in ("whole", "cut"))
@@ -337,19 +342,9 @@ def test_masks_follow_a_schedule_and_survive_a_cut(make_checkpoint, settings, tm
     ours = {"prune_mask": "unstructured", "prune_mask_share": 0.6, "prune_schedule": "iterative", "prune_steps": 2}
     ours |= {"prune_images": 8, "prune_importance": "l2", **flags}
     training.train(path, name="whole", **ours, **settings)
-    saves, save = [], CompressTrainer.save_model
-
-    def save_and_end(self):
-        saves.append(self.epoch)
-        if len(saves) == 4:
-            raise Cut
-        return save(self)
-
     weights = tmp_path / "runs" / "cut" / "weights"
-    with monkeypatch.context() as patch:
-        patch.setattr(CompressTrainer, "save_model", save_and_end)
-        with pytest.raises(Cut):
-            training.train(path, name="cut", **ours, **settings)
+    with _cut_at_save(4, monkeypatch):
+        training.train(path, name="cut", **ours, **settings)
     half = checkpoint.load_model(weights / "last.pt")
     assert checkpoint.facts(half)["prune"]["zero_share"] > 0.25
     training.train(weights / "last.pt", resume=True)

@@ -1,15 +1,52 @@
 # Copyright (C) 2026 yolo_compress contributors. SPDX-License-Identifier: AGPL-3.0-or-later
-"""Re-estimate BatchNorm statistics: after channels went, what flows through the rest has other means and variances."""
+"""Repair without training: BatchNorm statistics anew, or every layer towards what it gave before.
+
+After channels went, what flows through the rest has other means and variances.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 import torch
 from torch import nn
 
 from yolo_compress.errors import DataError, UsageError
+from yolo_compress.prune.allocation import Plan
+from yolo_compress.prune.reconstruct import reconstruct_
+
+
+def repair_(
+    pruned: nn.Module,
+    full: nn.Module,
+    plan: Plan,
+    batches: Iterable[np.ndarray],
+    *,
+    kind: str,
+    origin: Mapping[str, str] | None = None,
+    progress: Callable[[str], None] = lambda _: None,
+) -> list[str]:
+    """Repair a pruned model in place, without training, and say what was done.
+
+    Args:
+        pruned: What surgery made of `full`; in eval mode afterwards.
+        full: The model before.
+        plan: What was removed.
+        batches: (N, 3, H, W) float32 in 0 to 1.
+        kind: `reconstruct`, `batchnorm` or `nothing`.
+        origin: Names in `full` by names in `pruned`, where blocks were taken out as well.
+        progress: Takes a line now and then.
+
+    Raises:
+        DataError: There is not one batch.
+    """
+    if kind == "batchnorm":
+        return [f"BatchNorm statistics re-estimated on {reestimate_(pruned, batches, progress=progress)} images"]
+    if kind == "reconstruct":
+        count = reconstruct_(pruned, full, plan, batches, origin=origin, progress=progress)
+        return [f"layers reconstructed on {count} images"]
+    return []
 
 
 def reestimate_(

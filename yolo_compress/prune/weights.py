@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import io
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from typing import Literal
 
@@ -27,14 +27,87 @@ from torch import nn
 
 from yolo_compress.errors import UsageError
 from yolo_compress.host.detect import responses
-from yolo_compress.prune.graph import ChannelGraph
-from yolo_compress.prune.inputs import Inputs, Progress
+from yolo_compress.prune.allocation import full_widths, plan_at
+from yolo_compress.prune.graph import ChannelGraph, build_graph
+from yolo_compress.prune.inputs import Images, Inputs, Progress
 from yolo_compress.prune.output import probe
+from yolo_compress.prune.reconstruct import reconstruct_
+from yolo_compress.prune.repair import reestimate_
+from yolo_compress.recipe import PruneSection
 
 Pattern = Literal["unstructured", "2:4"]
 Masks = dict[str, torch.Tensor]  # by parameter name, True where a weight stays
 
 OF = 4  # weights of a row that `2:4` looks at, of which half stay
+
+
+def mask_weights_(
+    model: nn.Module,
+    config: PruneSection,
+    inputs: Inputs,
+    *,
+    imgsz: int,
+    level: float = 1.0,
+    progress: Callable[[str], None] = lambda _: None,
+) -> tuple[Masks, list[str]]:
+    """Set single weights of a model to zero in place, repair the rest, and return the masks and what was done.
+
+    Args:
+        model: Unfused, in eval mode.
+        config: Pattern, share, score and repair; nothing is done without a mask.
+        inputs: Images, for scores by gradient and for repair.
+        imgsz: Image side in pixels that the graph is built at.
+        level: Share of `mask_share` to go to; below 1 a 2:4 mask is not set yet.
+        progress: Takes a line now and then.
+
+    Raises:
+        UsageError: Nothing can be masked, or images are needed and not given.
+    """
+    if config.mask == "nothing" or (config.mask == "2:4" and level < 1):
+        return {}, []
+    if config.mask_importance == "gradient" and inputs.images is None:
+        raise UsageError("mask_importance=gradient needs images; give data=, or mask_importance=magnitude")
+    graph = build_graph(model, imgsz=imgsz)
+    share = {"pattern": config.mask, "share": level * config.mask_share, "importance": config.mask_importance}
+    masks = find_masks(model, graph, **share, inputs=inputs, progress=progress)
+    before = compressed_bytes(model)
+    set_masks_(model, masks, kind=config.repair, images=inputs.images, imgsz=imgsz, progress=progress)
+    after, total = compressed_bytes(model), sum(kept.numel() for kept in masks.values())
+    return masks, [
+        f"{100 * zero_share(masks):.1f} % of {total:,} weights are zero (mask={config.mask}): {after / 1e6:.2f} MB "
+        f"compressed in half precision, {before / 1e6:.2f} MB without the mask"
+    ]
+
+
+def set_masks_(
+    model: nn.Module,
+    masks: Masks,
+    *,
+    kind: str,
+    images: Images | None,
+    imgsz: int,
+    progress: Callable[[str], None] = lambda _: None,
+) -> None:
+    """Set masked weights to zero in place and repair, towards what the model was before; in eval mode afterwards.
+
+    Args:
+        model: Unfused.
+        masks: Which weights stay.
+        kind: `reconstruct`, `batchnorm` or `nothing`.
+        images: Give batches for repair; without them there is none.
+        imgsz: Image side in pixels that the graph is built at.
+        progress: Takes a line now and then.
+    """
+    before = deepcopy(model)
+    apply_masks_(model, masks)
+    model.eval()
+    if images is not None and masks and kind != "nothing":
+        graph = build_graph(before, imgsz=imgsz)
+        if kind == "reconstruct":
+            whole = plan_at(graph, full_widths(graph))
+            reconstruct_(model, before, whole, images(), masks=masks, progress=progress)
+        else:
+            reestimate_(model, images(), progress=progress)
 
 
 def maskable(graph: ChannelGraph, pattern: Pattern) -> list[str]:
