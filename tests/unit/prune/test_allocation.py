@@ -198,7 +198,7 @@ def test_savings_removes_fewer_channels_than_any_other_scope(family_model) -> No
         scope: int(
             (~allocate(graph, scores, target=Target("flops", 0.3), widths=Widths(2, 0.7), scope=scope).kept).sum()
         )
-        for scope in ("savings", "budget", "local", "global")
+        for scope in ("savings", "tempered", "budget", "local", "global")
     }
     assert removed["savings"] == min(removed.values())
 
@@ -211,3 +211,20 @@ def test_budget_spares_the_layer_that_matters(family_model) -> None:
     plan = allocate(graph, scores, target=Target("flops", 0.3), widths=Widths(4, 0.7), scope="budget")
     assert plan.kept[dear].all()
     assert 1 - plan.ops_after / plan.ops_before == pytest.approx(0.3, rel=0.03)
+
+
+def test_tempered_stands_between_savings_and_budget(family_model) -> None:
+    graph = build_graph(family_model("yolov8n"), imgsz=IMGSZ)
+    generator = np.random.default_rng(0)
+    scores = generator.uniform(0.1, 1, graph.channels)
+    for group in graph.groups:
+        scores[group] *= generator.uniform(0.01, 100)
+    common = {"target": Target("flops", 0.3), "widths": Widths(4, 0.7)}
+
+    def lost(scope: str) -> float:
+        plan = allocate(graph, scores, scope=scope, **common)
+        return float(scores[~plan.kept].sum())
+
+    assert lost("budget") < lost("tempered") < lost("savings")
+    roots = allocate(graph, scores**0.25, scope="budget", **common)
+    assert (roots.kept == allocate(graph, scores, scope="tempered", **common).kept).all()
