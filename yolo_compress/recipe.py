@@ -76,10 +76,10 @@ class PruneSection(Section):
     importance: ImportanceName = option(
         "obs", "Score that ranks channels; `yolo-compress list importances` says what each is.", flag="prune_importance"
     )
-    scope: Literal["savings", "tempered", "budget", "local", "global"] = option(
-        "savings",
-        "Where channels go: where each saves most (savings), least importance per saving (budget), something between "
-        "the two (tempered), the same share everywhere (local), or the lowest scores anywhere (global).",
+    scope: Literal["budget", "savings", "local", "global"] = option(
+        "budget",
+        "Where channels go: where the model changes least per saving (budget), where each saves most (savings), the "
+        "same share everywhere (local), or the lowest scores anywhere (global).",
         flag="prune_scope",
     )
     round_to: int | None = option(

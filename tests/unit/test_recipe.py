@@ -39,7 +39,7 @@ prune = st.builds(
     target,
     section(
         importance=st.sampled_from(["obs", "output", "taylor", "l2"]),
-        scope=st.sampled_from(["global", "local", "budget", "savings", "tempered"]),
+        scope=st.sampled_from(["global", "local", "budget", "savings"]),
         round_to=st.integers(1, 32),
         max_share=share,
         keep=names,

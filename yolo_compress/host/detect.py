@@ -5,9 +5,11 @@ from __future__ import annotations
 
 from copy import copy
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from yolo_compress.host.checkpoint import training_args
 from yolo_compress.host.ultralytics import DetectionModel, non_max_suppression
@@ -85,6 +87,11 @@ def responses(model: DetectionModel, images: torch.Tensor) -> list[Response]:
         model: In eval mode, where no branch is cut off from the backbone.
         images: (N, 3, H, W) in 0 to 1.
     """
-    raw, head = model(images)[1], model.model[-1]
+    return head_responses(model.model[-1], model(images))
+
+
+def head_responses(head: nn.Module, given: Any) -> list[Response]:
+    """Return the response of each branch from what a head gave in eval mode."""
+    raw = given[1]
     branches = [raw["one2many"], raw["one2one"]] if "one2many" in raw else [raw]
     return [Response(branch["scores"], head.dfl(branch["boxes"])) for branch in branches]

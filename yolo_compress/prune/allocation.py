@@ -5,11 +5,11 @@ With `local` and `global`, one number, the level, sets all widths at once: the s
 scores below it. It is searched so that the *rounded* widths meet the target; between the last level that removes too
 little and the first that removes too much, single steps are taken in the order of importance lost per saving. With
 `budget`, all steps are taken in that order, from the full widths on: a knapsack, greedy, with savings counted anew
-after each step, since what a channel saves depends on the layers around it. `savings` does the same as if every channel
-cost alike, and leaves to the scores only which channels of a layer go: it ends with the fewest channels removed.
-`tempered` stands between the two: scores count by their fourth root. They tell well which of two channels matters more,
-but estimate each removal with all others in place, and taken at their word across layers they empty the layers that
-look cheap until they are not.
+after each step, since what a channel saves depends on the layers around it. Scores are squared changes of what comes
+out, and what a layer costs is the change itself, the root of the sum of what went from it: changes of different layers
+point partly the same way, so that the changes add up and not their squares, and a little from everywhere costs more
+than the squares would tell. `savings` takes the steps as if every channel cost alike, and leaves to the scores only
+which channels of a layer go: it ends with the fewest channels removed.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+from scipy.optimize import isotonic_regression
 
 from yolo_compress.errors import UsageError
 from yolo_compress.prune.graph import ChannelGraph, IntArray
@@ -30,11 +31,10 @@ from yolo_compress.prune.latency import LayerTimes, TimedCost
 TOLERANCE = 0.03  # share of the target that the finished widths may miss before the result says so
 POLISH = 0.005  # below this miss no width is moved away from what the level gives
 MOVES = 50
-TEMPER = 0.25  # exponent of scores
 LEVELS = 4001  # of the local scope: shares in steps of 0.00025, finer than one channel in 4000
 
 
-Scope = Literal["tempered", "savings", "budget", "local", "global"]
+Scope = Literal["budget", "savings", "local", "global"]
 Kind = Literal["ratio", "flops", "latency"]
 
 
@@ -122,8 +122,7 @@ def allocate(
         target: What is to be removed.
         widths: What widths layers may take.
         scope: `local` takes the same share of each layer; `global` takes what scores lowest anywhere; `budget` takes
-            what costs least importance per saving; `savings` takes what saves most per channel; `tempered` weighs
-            both, by the fourth root of importance.
+            what changes least per saving; `savings` takes what saves most per channel.
         times: Layer times, which a latency target is counted in.
 
     Raises:
@@ -188,6 +187,12 @@ def _rows(graph: ChannelGraph, unit: tuple[int, ...], scores: FloatArray) -> lis
     return found
 
 
+def change_curve(squares: FloatArray) -> FloatArray:
+    """Return the largest convex curve below the root of summed squares, so that no step looks dearer than the next."""
+    steps = isotonic_regression(np.diff(np.sqrt(squares))).x
+    return np.concatenate([[0.0], np.cumsum(steps)])
+
+
 def full_widths(graph: ChannelGraph) -> IntArray:
     """Return the width of each unit before pruning."""
     return np.array([len(graph.groups[unit[0]]) for unit in graph.units], dtype=np.int64)
@@ -222,11 +227,13 @@ class _Search:
         pairs = zip(self.full.tolist(), self.together, strict=True)
         self.allowed = [widths.allowed(width, together) for width, together in pairs]
         # What the k-th channel to go costs: tied groups lose their k-th worst together.
-        if scope in ("savings", "tempered"):
-            scores = scores ** (TEMPER if scope == "tempered" else 0.0)
+        if scope == "savings":
+            scores = np.ones_like(scores)
         parts = [self._profiles(graph, unit, scores) for unit in graph.units]
         self.profiles = [np.mean(part, axis=0) for part in parts]
         self.lost = [np.concatenate([[0.0], np.cumsum(np.sum(part, axis=0))]) for part in parts]
+        if scope == "budget":
+            self.lost = [change_curve(lost) for lost in self.lost]
 
     @staticmethod
     def _profiles(graph: ChannelGraph, unit: tuple[int, ...], scores: FloatArray) -> list[FloatArray]:
@@ -268,7 +275,7 @@ class _Search:
 
     def run(self) -> IntArray:
         """Return widths whose cost is as near to the target as they allow."""
-        if self.scope in ("budget", "savings", "tempered"):
+        if self.scope in ("budget", "savings"):
             narrowest = np.array([widths[-1] for widths in self.allowed], dtype=np.int64)
             chosen = self._between(self.full, narrowest)
             return self._polish(chosen, wanted=chosen.astype(np.float64))

@@ -8,32 +8,42 @@ to nothing, however large its filters are. Rows of W count by how much the detec
 
 Channels go one after the other, each time the cheapest, and what they held moves to the rest. The adjustment is found
 on one half of the images and what it leaves is measured on the other: where a layer reads many inputs at few positions,
-as the coarse levels of a detector do, the first half alone would promise a repair that other images do not see. The
-scores are these costs, in the order of removal. Hassibi and Stork, "Second Order Derivatives for Network Pruning:
+as the coarse levels of a detector do, the first half alone would promise a repair that other images do not see.
+
+This ranks the channels of a group, and estimates to second order what k of them cost. How groups compare is measured:
+with 1/16, 1/8, 1/4, 1/2 and 3/4 of a group gone and its readers adjusted, the model runs on images that were held out,
+and the change of its detections is what that many channels cost; the estimate only says how the cost rises in between.
+The scores are these costs, in the order of removal. Hassibi and Stork, "Second Order Derivatives for Network Pruning:
 Optimal Brain Surgeon", 1993; structured as in Kurtic et al., "ZipLM: Inference-Aware Structured Pruning of Language
 Models", 2023.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from scipy.optimize import isotonic_regression
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
-from yolo_compress.host.detect import responses
+from yolo_compress.host.detect import head_responses, responses
 from yolo_compress.prune.graph import ChannelGraph, IntArray
 from yolo_compress.prune.inputs import FloatArray, Inputs, Progress
-from yolo_compress.prune.output import probe
+from yolo_compress.prune.output import distance, probe
 from yolo_compress.prune.patches import Moments, draw, patches
 from yolo_compress.prune.trace import Convolution
+from yolo_compress.prune.walk import Walk
 
 POSITIONS = 64  # per image and layer
 DAMPING = 0.01  # share of the mean variance that is added to every variance, so that no inverse blows up
+MEASURED = 32  # images that show what a removal does to the detections
+MARKS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 3 / 4)  # shares of a group after which that is looked at
 STEPS = 64  # a group goes in at most so many steps, several channels at a time where it has more
 
 
@@ -82,40 +92,67 @@ class Reader:
 def obs(model: nn.Module, graph: ChannelGraph, inputs: Inputs, progress: Progress) -> FloatArray:
     """Score by the change of the detections that remains after the layers that read a channel were adjusted.
 
-    The formula is that of this module. Scores are the costs of one channel after the other, so the sum of the lowest k
-    of a group is the estimated cost of removing k. Label-free.
+    The formula is that of this module. Scores are the costs of one channel after the other, per image, so the sum of
+    the lowest k of a group is the cost of removing k. Label-free.
 
     Raises:
         DataError: There is not one image.
     """
-    statistics = _statistics(model, graph, inputs, progress)
-    scores = np.zeros(graph.channels)
-    by_channel: dict[int, list[Convolution]] = {}
+    twin = deepcopy(model).eval().requires_grad_(False)
+    statistics, held_out = _statistics(twin, graph, inputs, progress)
+    readers: dict[int, list[Convolution]] = {}
     for conv in graph.convolutions:
         if conv.name in statistics:
             for channel in np.unique(conv.inputs).tolist():
-                by_channel.setdefault(channel, []).append(conv)
-    inverses: dict[str, torch.Tensor] = {}
-    for index, group in enumerate(graph.groups):
-        if int(group[0]) in graph.frozen:
-            continue
-        readers = []
-        for conv in by_channel.get(int(group[0]), []):
-            if conv.name not in inverses:
-                inverses[conv.name] = statistics[conv.name].inverse()
-            readers.append(statistics[conv.name].reader(conv, group, inverses[conv.name]))
-        scores[group] = removal_costs(len(group), readers)
-        progress(f"prune: removal costs of group {index + 1} of {len(graph.groups)}")
+                readers.setdefault(channel, []).append(conv)
+    groups: dict[str, list[IntArray]] = {}  # by the first top-level module that reads them
+    for group in graph.groups:
+        convs = readers.get(int(group[0]), [])
+        if convs and int(group[0]) not in graph.frozen:
+            first = min(int(conv.name.split(".")[1]) for conv in convs)
+            groups.setdefault(f"model.{first}", []).append(group)
+    scores = np.zeros(graph.channels)
+    done, count = 0, sum(map(len, groups.values()))
+    with torch.no_grad():
+        walk = Walk(twin, [held_out])
+        full = head_responses(twin.model[-1], walk.end(twin.model[0])[0])
+
+        def change(layer: nn.Module, convs: list[Convolution], found: list[Reader]) -> float:
+            with ExitStack() as stack:
+                for conv, reader in zip(convs, found, strict=True):
+                    stack.enter_context(statistics[conv.name].adjusted(twin, conv, reader))
+                adjusted = head_responses(twin.model[-1], walk.end(layer)[0])
+            return float(distance(full, adjusted, inputs.weights).mean())
+
+        for name, layer, _ in walk.modules():
+            inverses: dict[str, torch.Tensor] = {}
+            for group in groups.get(name, []):
+                convs = readers[int(group[0])]
+                for conv in convs:
+                    if conv.name not in inverses:
+                        inverses[conv.name] = statistics[conv.name].inverse()
+                found = [statistics[conv.name].reader(conv, group, inverses[conv.name]) for conv in convs]
+
+                measure = partial(change, layer, convs, found)
+                scores[group] = removal_costs(len(group), found, measure)
+                done += 1
+                progress(f"prune: removal costs of group {done} of {count}")
     return scores
 
 
-def removal_costs(count: int, readers: list[Reader]) -> FloatArray:
-    """Return what each of `count` channels costs when its turn comes, evened out so that costs rise along the order."""
-    if not readers:
-        return np.zeros(count)
+def removal_costs(count: int, readers: list[Reader], measure: Callable[[], float] | None = None) -> FloatArray:
+    """Return what each of `count` channels costs when its turn comes, evened out so that costs rise along the order.
+
+    Args:
+        count: Channels of the group.
+        readers: Of the group; all channels are gone from them afterwards.
+        measure: Gives what the model loses with the readers as they are; without it, their own errors count.
+    """
     order: list[int] = []
     totals = [0.0]
     at_once = max(1, count // STEPS)
+    seen = {0: 0.0}
+    marks = sorted({max(1, round(share * count)) for share in MARKS} if measure else ())
     while len(order) < count:
         errors = sum(reader.errors() for reader in readers).numpy()
         errors[order] = np.inf
@@ -125,9 +162,24 @@ def removal_costs(count: int, readers: list[Reader]) -> FloatArray:
         whole = sum(reader.error() for reader in readers)
         totals += np.linspace(totals[-1], whole, len(chosen) + 1)[1:].tolist()
         order += chosen.tolist()
+        if measure is not None and marks and len(order) >= marks[0]:
+            seen[len(order)] = measure()
+            marks = [mark for mark in marks if mark > len(order)]
+    estimated = np.maximum.accumulate(totals)
     costs = np.zeros(count)
-    steps = isotonic_regression(np.diff(totals)).x.clip(min=0)
+    steps = isotonic_regression(np.diff(_through(estimated, seen))).x.clip(min=0)
     costs[order] = steps * (1 + 1e-9 * np.arange(count))  # equal steps keep their order
+    return costs
+
+
+def _through(estimated: FloatArray, seen: dict[int, float]) -> FloatArray:
+    """Return costs that pass through what was seen, and rise in between and behind as the estimate does."""
+    if len(seen) == 1:
+        return estimated
+    *_, before, last = sorted(seen)
+    costs = np.interp(estimated, estimated[sorted(seen)], [seen[k] for k in sorted(seen)])
+    slope = max(seen[last] - seen[before], 0.0) / max(estimated[last] - estimated[before], 1e-30)
+    costs[last:] = seen[last] + slope * (estimated[last:] - estimated[last])
     return costs
 
 
@@ -148,16 +200,37 @@ class _Statistics:
         scaled = self.weight * self.heard.sqrt()[:, None]
         return Reader(inverse.clone(), scaled, torch.from_numpy(columns), self.halves[1].covariance())
 
+    @contextmanager
+    def adjusted(self, model: nn.Module, conv: Convolution, reader: Reader) -> Iterator[None]:
+        """Give a layer the weights that a reader has come to, and the mean output that it had, for a while."""
+        module = model.get_submodule(conv.name)
+        scale = self.heard.sqrt()[:, None]
+        weight = torch.where(scale > 0, reader.weight / scale.clamp(min=1e-30), self.weight)
+        shift = (self.weight - weight) @ (self.halves[0].total / self.halves[0].count)
+        place = model.get_submodule(conv.norm).running_mean if conv.norm is not None else module.bias
+        before = module.weight.clone(), None if place is None else place.clone()
+        module.weight.copy_(weight.reshape(module.weight.shape))
+        if place is not None:
+            place.sub_(shift.to(place)) if conv.norm is not None else place.add_(shift.to(place))
+        try:
+            yield
+        finally:
+            module.weight.copy_(before[0])
+            if place is not None:
+                place.copy_(before[1])
 
-def _statistics(model: nn.Module, graph: ChannelGraph, inputs: Inputs, progress: Progress) -> dict[str, _Statistics]:
-    """Run images through the model and back: what each layer reads, and how much the detections listen to it."""
-    twin = deepcopy(model).eval().requires_grad_(False)
+
+def _statistics(
+    twin: nn.Module, graph: ChannelGraph, inputs: Inputs, progress: Progress
+) -> tuple[dict[str, _Statistics], torch.Tensor]:
+    """Run images through the model and back: what each layer reads, how much the detections listen, held-out images."""
     like = next(twin.parameters())
     modules = dict(twin.named_modules())
     generator = torch.Generator().manual_seed(inputs.seed)
     signs = torch.Generator(device=like.device).manual_seed(inputs.seed)
     found: dict[str, _Statistics] = {}
     outputs: dict[str, torch.Tensor] = {}
+    hooks: list[RemovableHandle] = []
 
     def tap(name: str) -> Callable[..., torch.Tensor]:
         def hook(module: nn.Conv2d, given: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
@@ -178,9 +251,11 @@ def _statistics(model: nn.Module, graph: ChannelGraph, inputs: Inputs, progress:
         weight = modules[conv.name].weight.flatten(1).double().cpu()
         heard = torch.zeros(len(weight), dtype=torch.float64)
         found[conv.name] = _Statistics(weight, (Moments(weight.shape[1]), Moments(weight.shape[1])), heard)
-        modules[conv.name].register_forward_hook(tap(conv.name))
+        hooks.append(modules[conv.name].register_forward_hook(tap(conv.name)))
     count = 0
+    held_out = []
     for images in inputs.pictures("obs", like):
+        held_out.append(images[len(images) // 2 :])
         outputs.clear()
         objective = probe(responses(twin, images), inputs.weights, signs)
         gradients = torch.autograd.grad(objective, list(outputs.values()), allow_unused=True)
@@ -191,4 +266,7 @@ def _statistics(model: nn.Module, graph: ChannelGraph, inputs: Inputs, progress:
         progress(f"prune: what layers read, on {count} images")
     for item in found.values():
         item.heard /= count
-    return found
+    for hook in hooks:
+        hook.remove()
+    every = torch.cat(held_out)
+    return found, every[:: max(1, len(every) // MEASURED)][:MEASURED]

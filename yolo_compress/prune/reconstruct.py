@@ -12,8 +12,7 @@ order of execution, so that each one corrects what the ones before it left. Wher
 each filter is fitted, by conjugate gradients, since every filter has a support of its own. He et al., "Channel Pruning
 for Accelerating Very Deep Neural Networks", 2017; targets from the full model as in Luo et al., "ThiNet", 2017.
 
-Images pass through both models one top-level module at a time, and only feature maps that a later module still reads
-are kept, in half precision.
+Images pass through both models one top-level module at a time (`walk`).
 """
 
 from __future__ import annotations
@@ -31,9 +30,9 @@ from yolo_compress.errors import DataError
 from yolo_compress.prune.allocation import Plan
 from yolo_compress.prune.patches import Positions, draw, patches
 from yolo_compress.prune.trace import Convolution
+from yolo_compress.prune.walk import Maps, Walk, run
 
 See = Callable[[Convolution, torch.Tensor, torch.Tensor], None]  # a convolution, its input and its output
-Maps = list[torch.Tensor]  # what a module gives or takes, one per batch of images
 
 POSITIONS = 100  # per image and layer
 RIDGE = 0.01
@@ -89,7 +88,7 @@ def reconstruct_(
     if first == len(full.model):
         return sum(len(batch) for batch in images)
     with torch.no_grad():
-        walk = zip(_Walk(full, images).modules(), _Walk(pruned, images).modules(), strict=True)
+        walk = zip(Walk(full, images).modules(), Walk(pruned, images).modules(), strict=True)
         for (name, module, given), (_, narrow, given_narrow) in walk:
             if name in convolutions and narrow.i >= first:
                 layers = _Layers(name, module, narrow, plan, convolutions[name], origin, masks)
@@ -105,47 +104,6 @@ def _first_touched(full: nn.Module, plan: Plan, origin: Mapping[str, str], masks
     changed += masks
     changed += [name for name, module in full.named_modules() if isinstance(module, nn.Conv2d) and name not in left]
     return min((int(name.split(".")[1]) for name in changed), default=len(full.model))
-
-
-class _Walk:
-    """Feature maps of a model, one top-level module after the other, for all images at once."""
-
-    def __init__(self, model: nn.Module, images: Maps) -> None:
-        self.model, self.images = model, images
-
-    def modules(self) -> Iterator[tuple[str, nn.Module, list[Maps]]]:
-        """Yield each module with what it reads; it is run after the consumer has had its turn at it."""
-        layers = list(self.model.model)
-        last_use = {i: i for i in range(len(layers))}
-        for layer in layers:
-            for source in _sources(layer):
-                last_use[source] = max(last_use.get(source, 0), layer.i)
-        kept: dict[int, Maps] = {-1: self.images}
-        for layer in layers:
-            given = [kept[source] for source in _sources(layer)]
-            yield f"model.{layer.i}", layer, given
-            if layer is not layers[-1]:
-                kept[layer.i] = [_packed(_run(layer, [maps[b] for maps in given])) for b in range(len(self.images))]
-            for index in [i for i in kept if last_use.get(i, 0) <= layer.i and i != layer.i]:
-                del kept[index]
-
-
-def _sources(layer: nn.Module) -> list[int]:
-    """Return the indices of the modules that a module reads, -1 for the image."""
-    named = [layer.f] if isinstance(layer.f, int) else layer.f
-    return [layer.i - 1 if source == -1 else source for source in named]
-
-
-def _packed(maps: torch.Tensor) -> torch.Tensor:
-    """Return float32 maps in half precision where they fit, and others as they are."""
-    fits = maps.dtype == torch.float32 and maps.abs().amax() < torch.finfo(torch.half).max
-    return maps.half() if fits else maps
-
-
-def _run(layer: nn.Module, given: list[torch.Tensor]) -> torch.Tensor:
-    dtype = next((p.dtype for p in layer.parameters()), torch.float32)
-    cast = [tensor.to(dtype) for tensor in given]
-    return layer(cast[0] if isinstance(layer.f, int) else cast)
 
 
 @dataclass
@@ -248,7 +206,7 @@ class _Layers:
                 for conv in convolutions:
                     stack.enter_context(_hook(self._module(model, conv), conv, waiting, see))
                 with suppress(_Enough):
-                    _run(model, [maps[batch] for maps in given])
+                    run(model, [maps[batch] for maps in given])
 
     def _module(self, model: nn.Module, conv: Convolution) -> nn.Conv2d:
         name = self.origin.get(conv.name, conv.name) if model is self.full else conv.name

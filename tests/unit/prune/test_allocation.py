@@ -12,6 +12,7 @@ from tests.unit.prune.models import FAMILIES, IMGSZ, make_plan
 from yolo_compress.errors import UsageError
 from yolo_compress.host.ultralytics import DetectionModel
 from yolo_compress.prune import Target, Widths, allocate, build_graph, check_reachable, normalised
+from yolo_compress.prune.allocation import change_curve
 
 NEAR = 0.03  # share of the target
 
@@ -198,7 +199,7 @@ def test_savings_removes_fewer_channels_than_any_other_scope(family_model) -> No
         scope: int(
             (~allocate(graph, scores, target=Target("flops", 0.3), widths=Widths(2, 0.7), scope=scope).kept).sum()
         )
-        for scope in ("savings", "tempered", "budget", "local", "global")
+        for scope in ("savings", "budget", "local", "global")
     }
     assert removed["savings"] == min(removed.values())
 
@@ -213,18 +214,30 @@ def test_budget_spares_the_layer_that_matters(family_model) -> None:
     assert 1 - plan.ops_after / plan.ops_before == pytest.approx(0.3, rel=0.03)
 
 
-def test_tempered_stands_between_savings_and_budget(family_model) -> None:
+def _units(graph) -> list[np.ndarray]:
+    return [np.concatenate([graph.groups[group] for group in unit]) for unit in graph.units]
+
+
+def test_budget_counts_changes_and_not_their_squares(family_model) -> None:
     graph = build_graph(family_model("yolov8n"), imgsz=IMGSZ)
-    generator = np.random.default_rng(0)
-    scores = generator.uniform(0.1, 1, graph.channels)
-    for group in graph.groups:
-        scores[group] *= generator.uniform(0.01, 100)
-    common = {"target": Target("flops", 0.3), "widths": Widths(4, 0.7)}
+    scores = np.random.default_rng(0).uniform(0.1, 1, graph.channels)
+    common = {"target": Target("flops", 0.3), "widths": Widths(4, 0.7), "scope": "budget"}
+    plan = allocate(graph, scores, **common)
+    assert (allocate(graph, 7 * scores, **common).kept == plan.kept).all()
 
-    def lost(scope: str) -> float:
-        plan = allocate(graph, scores, scope=scope, **common)
-        return float(scores[~plan.kept].sum())
+    def lost(power: float, kept: np.ndarray) -> float:
+        return sum(float(scores[unit][~kept[unit]].sum()) ** power for unit in _units(graph))
 
-    assert lost("budget") < lost("tempered") < lost("savings")
-    roots = allocate(graph, scores**0.25, scope="budget", **common)
-    assert (roots.kept == allocate(graph, scores, scope="tempered", **common).kept).all()
+    squares = allocate(graph, scores, **{**common, "scope": "savings"})
+    assert lost(0.5, plan.kept) < lost(0.5, squares.kept)
+    dropped = [bool((~plan.kept[unit]).any()) for unit in _units(graph)]
+    assert 0 < sum(dropped) < len(dropped)
+
+
+def test_change_is_convex_below_the_root_and_meets_it_at_the_end() -> None:
+    for seed in range(20):
+        squares = np.concatenate([[0.0], np.cumsum(np.sort(np.random.default_rng(seed).exponential(1, 30)))])
+        change = change_curve(squares)
+        assert (np.diff(change, n=2) >= -1e-12).all()
+        assert (change <= np.sqrt(squares) + 1e-12).all()
+        assert change[-1] == pytest.approx(np.sqrt(squares[-1]))
