@@ -37,7 +37,7 @@ STAND_INS = ("yolo11n-int8dq", "yolo26n-int8dq")
 BASELINES = ("random", "l1", "l2", "bn_scale", "lamp", "fpgm", "taylor")  # data-free or of first order
 SCORED = ("obs", "output", *reversed(BASELINES), "fisher")
 PLAIN = ("random", "l2", "taylor", "obs")  # also as everybody does it: the same share everywhere, BatchNorm anew
-ABLATION = (("savings", "nothing"), ("savings", "batchnorm"), ("budget", "reconstruct"))  # of what `obs` does
+ABLATION = (("budget", "nothing"), ("budget", "batchnorm"))  # of what `obs` does
 KEPT_TARGET = 0.85
 MINUTES_TARGET = 10.0
 POINTS_TARGET = 1.0
@@ -65,7 +65,9 @@ def picture(rows: list[dict[str, Any]]) -> bytes:
     from matplotlib.figure import Figure
 
     models = [model for model in MODELS if any(row["model"] == model for row in rows)]
-    figure = Figure(figsize=(7.2, 0.26 * len(SCORED + PLAIN + ABLATION) * max(len(models), 1) + 1), dpi=130)
+    figure = Figure(
+        figsize=(7.2, 0.26 * (2 * len(SCORED) + len(PLAIN + ABLATION) + 1) * max(len(models), 1) + 1), dpi=130
+    )
     FigureCanvasAgg(figure)
     for index, (model, axes) in enumerate(zip(models, figure.subplots(len(models), squeeze=False).flat, strict=True)):
         ways = [row for row in rows if row["model"] == model]
@@ -93,12 +95,12 @@ def accuracy(model: nn.Module, data: DataSpec) -> float:
 
 
 def _settings(model: str) -> list[dict[str, Any]]:
-    ways = [("obs", "savings", "reconstruct", MORE_IMAGES)]
-    ways += [(name, "savings", "reconstruct", IMAGES) for name in SCORED]
+    ways = [("obs", "budget", "reconstruct", MORE_IMAGES)]
+    ways += [(name, scope, "reconstruct", IMAGES) for name in SCORED for scope in ("budget", "savings")]
     ways += [(name, "local", "batchnorm", IMAGES) for name in PLAIN]
     ways += [("obs", *way, IMAGES) for way in ABLATION]
     if model in STAND_INS:
-        ways = [(name, "savings", "reconstruct", IMAGES) for name in ("l2", "obs")]
+        ways = [(name, "budget", "reconstruct", IMAGES) for name in ("l2", "obs")]
     keys = ("importance", "scope", "repair", "images")
     dense = {"importance": "none", "scope": "none", "repair": "none", "images": 0}
     return [{"model": model, **setting} for setting in (dense, *(dict(zip(keys, way, strict=True)) for way in ways))]
