@@ -104,8 +104,8 @@ def _claims(rows: list[dict[str, Any]], seeds: list[int]) -> list[dict[str, Any]
     line = large + share * (small - large)
     above = statistics.mean(trained) - line
     told = (
-        f"{LARGE} pruned to {ratios['pruned, trained']:.3f} of its time on {TARGET} ({before:.2f} mAP50-95) and trained "
-        f"with the dense {LARGE} as teacher: {statistics.mean(trained):.2f} (spread over seeds "
+        f"{LARGE} pruned to {ratios['pruned, trained']:.3f} of its time on {TARGET} ({before:.2f} mAP50-95) and "
+        f"trained with the dense {LARGE} as teacher: {statistics.mean(trained):.2f} (spread over seeds "
         f"{max(trained) - min(trained):.2f}); the line between {LARGE} ({large:.2f}) and {SMALL} ({small:.2f} at "
         f"{ratios[SMALL]:.3f} of the time) is at {line:.2f} there; the dense {LARGE} trained alike: "
         f"{statistics.mean(control):.2f}"
