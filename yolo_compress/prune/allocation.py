@@ -34,7 +34,7 @@ MOVES = 50
 LEVELS = 4001  # of the local scope: shares in steps of 0.00025, finer than one channel in 4000
 
 
-Scope = Literal["budget", "savings", "local", "global"]
+Scope = Literal["budget", "savings", "local", "global", "steps"]
 Kind = Literal["ratio", "flops", "latency"]
 
 
@@ -122,7 +122,8 @@ def allocate(
         target: What is to be removed.
         widths: What widths layers may take.
         scope: `local` takes the same share of each layer; `global` takes what scores lowest anywhere; `budget` takes
-            what changes least per saving; `savings` takes what saves most per channel.
+            what changes least per saving; `savings` takes what saves most per channel;
+            `steps` takes scores for the numbers of steps that remove channels (`greedy`).
         times: Layer times, which a latency target is counted in.
 
     Raises:

@@ -8,23 +8,18 @@ to nothing, however large its filters are. Rows of W count by how much the detec
 
 Channels go one after the other, each time the cheapest, and what they held moves to the rest. The adjustment is found
 on one half of the images and what it leaves is measured on the other: where a layer reads many inputs at few positions,
-as the coarse levels of a detector do, the first half alone would promise a repair that other images do not see.
-
-This ranks the channels of a group, and estimates to second order what k of them cost. How groups compare is measured:
-with 1/16, 1/8, 1/4, 1/2 and 3/4 of a group gone and its readers adjusted, the model runs on images that were held out,
-and the change of its detections is what that many channels cost; the estimate only says how the cost rises in between.
-The scores are these costs, in the order of removal. Hassibi and Stork, "Second Order Derivatives for Network Pruning:
-Optimal Brain Surgeon", 1993; structured as in Kurtic et al., "ZipLM: Inference-Aware Structured Pruning of Language
-Models", 2023.
+as the coarse levels of a detector do, the first half alone would promise a repair that other images do not see. The
+scores are these costs, in the order of removal. They rank the channels of a group well; across groups they have the
+right order of magnitude, no more, which is why `greedy` measures instead. Hassibi and Stork, "Second Order Derivatives
+for Network Pruning: Optimal Brain Surgeon", 1993; structured as in Kurtic et al., "ZipLM: Inference-Aware Structured
+Pruning of Language Models", 2023.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
@@ -32,18 +27,16 @@ from scipy.optimize import isotonic_regression
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from yolo_compress.host.detect import head_responses, responses
+from yolo_compress.host.detect import responses
 from yolo_compress.prune.graph import ChannelGraph, IntArray
 from yolo_compress.prune.inputs import FloatArray, Inputs, Progress
-from yolo_compress.prune.output import distance, probe
+from yolo_compress.prune.output import probe
 from yolo_compress.prune.patches import Moments, draw, patches
 from yolo_compress.prune.trace import Convolution
-from yolo_compress.prune.walk import Walk
 
 POSITIONS = 64  # per image and layer
 DAMPING = 0.01  # share of the mean variance that is added to every variance, so that no inverse blows up
-MEASURED = 32  # images that show what a removal does to the detections
-MARKS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 3 / 4)  # shares of a group after which that is looked at
+HELD_OUT = 32  # images for measuring what a removal does to the detections
 STEPS = 64  # a group goes in at most so many steps, several channels at a time where it has more
 
 
@@ -55,13 +48,13 @@ class Reader:
         inverse: (d, d) inverse of the damped covariance of what it reads.
         weight: (out, d), each row scaled by the square root of how much the detections listen to it.
         columns: (channels of the group, b) columns of each channel.
-        held_out: (d, d) covariance of what it reads on other images.
+        held_out: (d, d) covariance of what it reads on other images, None where only the order matters.
     """
 
     inverse: torch.Tensor
     weight: torch.Tensor
     columns: torch.Tensor
-    held_out: torch.Tensor
+    held_out: torch.Tensor | None
 
     def __post_init__(self) -> None:
         self.full = self.weight.clone()
@@ -85,6 +78,7 @@ class Reader:
 
     def error(self) -> float:
         """Return the error of everything that was removed and adjusted, on the images that were held out."""
+        assert self.held_out is not None
         change = self.weight - self.full
         return float(((change @ self.held_out) * change).sum())
 
@@ -92,67 +86,42 @@ class Reader:
 def obs(model: nn.Module, graph: ChannelGraph, inputs: Inputs, progress: Progress) -> FloatArray:
     """Score by the change of the detections that remains after the layers that read a channel were adjusted.
 
-    The formula is that of this module. Scores are the costs of one channel after the other, per image, so the sum of
-    the lowest k of a group is the cost of removing k. Label-free.
+    The formula is that of this module. Scores are the costs of one channel after the other, so the sum of the lowest k
+    of a group is the estimated cost of removing k. Label-free.
 
     Raises:
         DataError: There is not one image.
     """
-    twin = deepcopy(model).eval().requires_grad_(False)
-    statistics, held_out = _statistics(twin, graph, inputs, progress)
-    readers: dict[int, list[Convolution]] = {}
-    for conv in graph.convolutions:
-        if conv.name in statistics:
-            for channel in np.unique(conv.inputs).tolist():
-                readers.setdefault(channel, []).append(conv)
-    groups: dict[str, list[IntArray]] = {}  # by the first top-level module that reads them
-    for group in graph.groups:
-        convs = readers.get(int(group[0]), [])
-        if convs and int(group[0]) not in graph.frozen:
-            first = min(int(conv.name.split(".")[1]) for conv in convs)
-            groups.setdefault(f"model.{first}", []).append(group)
+    found, _ = statistics(deepcopy(model).eval().requires_grad_(False), graph, inputs, progress)
     scores = np.zeros(graph.channels)
-    done, count = 0, sum(map(len, groups.values()))
-    with torch.no_grad():
-        walk = Walk(twin, [held_out])
-        full = head_responses(twin.model[-1], walk.end(twin.model[0])[0])
-
-        def change(layer: nn.Module, convs: list[Convolution], found: list[Reader]) -> float:
-            with ExitStack() as stack:
-                for conv, reader in zip(convs, found, strict=True):
-                    stack.enter_context(statistics[conv.name].adjusted(twin, conv, reader))
-                adjusted = head_responses(twin.model[-1], walk.end(layer)[0])
-            return float(distance(full, adjusted, inputs.weights).mean())
-
-        for name, layer, _ in walk.modules():
-            inverses: dict[str, torch.Tensor] = {}
-            for group in groups.get(name, []):
-                convs = readers[int(group[0])]
-                for conv in convs:
-                    if conv.name not in inverses:
-                        inverses[conv.name] = statistics[conv.name].inverse()
-                found = [statistics[conv.name].reader(conv, group, inverses[conv.name]) for conv in convs]
-
-                measure = partial(change, layer, convs, found)
-                scores[group] = removal_costs(len(group), found, measure)
-                done += 1
-                progress(f"prune: removal costs of group {done} of {count}")
+    by_channel: dict[int, list[Convolution]] = {}
+    for conv in graph.convolutions:
+        if conv.name in found:
+            for channel in np.unique(conv.inputs).tolist():
+                by_channel.setdefault(channel, []).append(conv)
+    inverses: dict[str, torch.Tensor] = {}
+    for index, group in enumerate(graph.groups):
+        if int(group[0]) in graph.frozen:
+            continue
+        readers = []
+        for conv in by_channel.get(int(group[0]), []):
+            item = found[conv.name]
+            if conv.name not in inverses:
+                inverses[conv.name] = item.inverse()
+            held_out = item.halves[1].covariance()
+            readers.append(item.reader(conv, group, inverses[conv.name].clone(), item.scaled(), held_out))
+        scores[group] = removal_costs(len(group), readers)
+        progress(f"prune: removal costs of group {index + 1} of {len(graph.groups)}")
     return scores
 
 
-def removal_costs(count: int, readers: list[Reader], measure: Callable[[], float] | None = None) -> FloatArray:
-    """Return what each of `count` channels costs when its turn comes, evened out so that costs rise along the order.
-
-    Args:
-        count: Channels of the group.
-        readers: Of the group; all channels are gone from them afterwards.
-        measure: Gives what the model loses with the readers as they are; without it, their own errors count.
-    """
+def removal_costs(count: int, readers: list[Reader]) -> FloatArray:
+    """Return what each of `count` channels costs when its turn comes, evened out so that costs rise along the order."""
+    if not readers:
+        return np.zeros(count)
     order: list[int] = []
     totals = [0.0]
     at_once = max(1, count // STEPS)
-    seen = {0: 0.0}
-    marks = sorted({max(1, round(share * count)) for share in MARKS} if measure else ())
     while len(order) < count:
         errors = sum(reader.errors() for reader in readers).numpy()
         errors[order] = np.inf
@@ -162,73 +131,86 @@ def removal_costs(count: int, readers: list[Reader], measure: Callable[[], float
         whole = sum(reader.error() for reader in readers)
         totals += np.linspace(totals[-1], whole, len(chosen) + 1)[1:].tolist()
         order += chosen.tolist()
-        if measure is not None and marks and len(order) >= marks[0]:
-            seen[len(order)] = measure()
-            marks = [mark for mark in marks if mark > len(order)]
-    estimated = np.maximum.accumulate(totals)
     costs = np.zeros(count)
-    steps = isotonic_regression(np.diff(_through(estimated, seen))).x.clip(min=0)
+    steps = isotonic_regression(np.diff(totals)).x.clip(min=0)
     costs[order] = steps * (1 + 1e-9 * np.arange(count))  # equal steps keep their order
     return costs
 
 
-def _through(estimated: FloatArray, seen: dict[int, float]) -> FloatArray:
-    """Return costs that pass through what was seen, and rise in between and behind as the estimate does."""
-    if len(seen) == 1:
-        return estimated
-    *_, before, last = sorted(seen)
-    costs = np.interp(estimated, estimated[sorted(seen)], [seen[k] for k in sorted(seen)])
-    slope = max(seen[last] - seen[before], 0.0) / max(estimated[last] - estimated[before], 1e-30)
-    costs[last:] = seen[last] + slope * (estimated[last:] - estimated[last])
-    return costs
-
-
 @dataclass
-class _Statistics:
+class Statistics:
+    """What a layer reads, on two halves of the images, and how much the detections listen to each output.
+
+    Attributes:
+        weight: (out, d), float64 as all below.
+        offset: (out,), mean of the BatchNorm behind the layer, or its bias; None without either.
+        halves: Moments of what is read.
+        heard: (out,), mean square of the derivative of the `output` probe.
+    """
+
     weight: torch.Tensor
+    offset: torch.Tensor | None
     halves: tuple[Moments, Moments]
     heard: torch.Tensor
 
     def inverse(self) -> torch.Tensor:
+        """Return the inverse of the damped covariance on the first half, (d, d)."""
         covariance = self.halves[0].covariance()
         covariance.diagonal().add_(DAMPING * covariance.diagonal().mean().clamp(min=1e-12))
         return torch.linalg.inv(covariance)
 
-    def reader(self, conv: Convolution, group: IntArray, inverse: torch.Tensor) -> Reader:
+    def scaled(self) -> torch.Tensor:
+        """Return the weights, each row by the root of how much the detections listen to it."""
+        return self.weight * self.heard.sqrt()[:, None]
+
+    def reader(
+        self,
+        conv: Convolution,
+        group: IntArray,
+        inverse: torch.Tensor,
+        weight: torch.Tensor,
+        held_out: torch.Tensor | None,
+    ) -> Reader:
+        """Return a reader of a group, which changes the matrices that it is given."""
         places = np.stack([np.flatnonzero(conv.inputs == channel) for channel in group])  # the same number for each
         columns = (places[:, :, None] * conv.area + np.arange(conv.area)).reshape(len(group), -1)
-        scaled = self.weight * self.heard.sqrt()[:, None]
-        return Reader(inverse.clone(), scaled, torch.from_numpy(columns), self.halves[1].covariance())
+        return Reader(inverse, weight, torch.from_numpy(columns), held_out)
 
-    @contextmanager
-    def adjusted(self, model: nn.Module, conv: Convolution, reader: Reader) -> Iterator[None]:
-        """Give a layer the weights that a reader has come to, and the mean output that it had, for a while."""
+    def place(self, model: nn.Module, conv: Convolution, weight: torch.Tensor) -> Callable[[], None]:
+        """Give a layer weights, scaled, and the mean output that it had; return what undoes that."""
         module = model.get_submodule(conv.name)
+        offset = _offset(model, conv)
+        before = module.weight.clone(), None if offset is None else offset.clone()
         scale = self.heard.sqrt()[:, None]
-        weight = torch.where(scale > 0, reader.weight / scale.clamp(min=1e-30), self.weight)
-        shift = (self.weight - weight) @ (self.halves[0].total / self.halves[0].count)
-        place = model.get_submodule(conv.norm).running_mean if conv.norm is not None else module.bias
-        before = module.weight.clone(), None if place is None else place.clone()
-        module.weight.copy_(weight.reshape(module.weight.shape))
-        if place is not None:
-            place.sub_(shift.to(place)) if conv.norm is not None else place.add_(shift.to(place))
-        try:
-            yield
-        finally:
+        unscaled = torch.where(scale > 0, weight / scale.clamp(min=1e-30), self.weight)
+        unscaled[:, (weight == 0).all(0)] = 0  # what is gone, also of rows that the detections do not listen to
+        module.weight.copy_(unscaled.reshape(module.weight.shape))
+        if offset is not None:
+            lost = (self.weight - unscaled) @ (self.halves[0].total / self.halves[0].count)
+            offset.copy_(self.offset - lost if conv.norm is not None else self.offset + lost)
+
+        def restore() -> None:
             module.weight.copy_(before[0])
-            if place is not None:
-                place.copy_(before[1])
+            if offset is not None:
+                offset.copy_(before[1])
+
+        return restore
 
 
-def _statistics(
+def _offset(model: nn.Module, conv: Convolution) -> torch.Tensor | None:
+    """Return what can take up a change of the mean output: the mean of the BatchNorm behind, or the bias."""
+    return model.get_submodule(conv.norm).running_mean if conv.norm is not None else model.get_submodule(conv.name).bias
+
+
+def statistics(
     twin: nn.Module, graph: ChannelGraph, inputs: Inputs, progress: Progress
-) -> tuple[dict[str, _Statistics], torch.Tensor]:
+) -> tuple[dict[str, Statistics], torch.Tensor]:
     """Run images through the model and back: what each layer reads, how much the detections listen, held-out images."""
     like = next(twin.parameters())
     modules = dict(twin.named_modules())
     generator = torch.Generator().manual_seed(inputs.seed)
     signs = torch.Generator(device=like.device).manual_seed(inputs.seed)
-    found: dict[str, _Statistics] = {}
+    found: dict[str, Statistics] = {}
     outputs: dict[str, torch.Tensor] = {}
     hooks: list[RemovableHandle] = []
 
@@ -250,7 +232,9 @@ def _statistics(
             continue
         weight = modules[conv.name].weight.flatten(1).double().cpu()
         heard = torch.zeros(len(weight), dtype=torch.float64)
-        found[conv.name] = _Statistics(weight, (Moments(weight.shape[1]), Moments(weight.shape[1])), heard)
+        offset = _offset(twin, conv)
+        offset = None if offset is None else offset.double().cpu()
+        found[conv.name] = Statistics(weight, offset, (Moments(weight.shape[1]), Moments(weight.shape[1])), heard)
         hooks.append(modules[conv.name].register_forward_hook(tap(conv.name)))
     count = 0
     held_out = []
@@ -269,4 +253,4 @@ def _statistics(
     for hook in hooks:
         hook.remove()
     every = torch.cat(held_out)
-    return found, every[:: max(1, len(every) // MEASURED)][:MEASURED]
+    return found, every[:: max(1, len(every) // HELD_OUT)][:HELD_OUT]

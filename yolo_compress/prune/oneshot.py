@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from yolo_compress.errors import UsageError
 from yolo_compress.prune.allocation import (
     TOLERANCE,
     Plan,
+    Scope,
     Target,
     Widths,
     allocate,
@@ -25,9 +26,10 @@ from yolo_compress.prune.allocation import (
 from yolo_compress.prune.blocks import BlockRow, Shortened, take_blocks
 from yolo_compress.prune.cost import CostModel
 from yolo_compress.prune.graph import build_graph
+from yolo_compress.prune.greedy import removal_steps
 from yolo_compress.prune.importance import IMPORTANCES, normalised
 from yolo_compress.prune.inputs import FloatArray, Images, Inputs, Labelled, OutputWeights
-from yolo_compress.prune.latency import Timing
+from yolo_compress.prune.latency import LayerTimes, Timing
 from yolo_compress.prune.repair import repair_
 from yolo_compress.prune.surgery import apply
 from yolo_compress.prune.timed import timed_plan
@@ -165,8 +167,15 @@ def prune(
         graph = build_graph(shortened.model, imgsz=imgsz, keep=kept)
     short = shortened.model
 
-    def scores() -> FloatArray:
-        return normalised(entry.function(short, graph, inputs, say), graph, additive=entry.additive)
+    alone: FloatArray | None = None  # what each channel costs alone, where the plan ranks steps
+
+    def scores(target: Target, widths: Widths, times: LayerTimes | None) -> tuple[FloatArray, Scope]:
+        if config.importance == "obs" and config.scope == "budget":
+            nonlocal alone
+            options = {"target": target, "widths": widths, "times": times, "progress": say}
+            steps, alone = removal_steps(short, graph, inputs, **options)
+            return steps, "steps"
+        return normalised(entry.function(short, graph, inputs, say), graph, additive=entry.additive), config.scope
 
     notes = [*graph.notes, *(f"taken out whole: {row.name}" for row in shortened.blocks)]
     latency: float | None = None
@@ -182,7 +191,9 @@ def prune(
     else:
         widths = Widths(config.round_to or ROUND_TO, config.max_share)
         check_reachable(graph, target=wanted, widths=widths)
-        plan = allocate(graph, scores(), target=wanted, widths=widths, scope=config.scope)
+        ranked, scope = scores(wanted, widths, None)
+        plan = allocate(graph, ranked, target=wanted, widths=widths, scope=scope)
+    plan = plan if alone is None else replace(plan, scores=alone)
     notes += plan.notes
     pruned = apply(short, plan).eval()
     if image_batches is not None:

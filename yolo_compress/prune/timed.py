@@ -10,7 +10,16 @@ import numpy as np
 from torch import nn
 
 from yolo_compress.errors import UsageError
-from yolo_compress.prune.allocation import Plan, Target, Widths, allocate, check_reachable, most_removable, plan_at
+from yolo_compress.prune.allocation import (
+    Plan,
+    Scope,
+    Target,
+    Widths,
+    allocate,
+    check_reachable,
+    most_removable,
+    plan_at,
+)
 from yolo_compress.prune.graph import ChannelGraph
 from yolo_compress.prune.inputs import FloatArray
 from yolo_compress.prune.latency import LayerTimes, Timing, measure_layers
@@ -21,6 +30,7 @@ LATENCY_TOLERANCE = 0.01  # of the wanted time, below which no further plan is t
 LATENCY_TRIES = 8
 NEAR = 0.03  # of the wanted time, within which a measurement is repeated
 REPEATS = 2
+MARGIN = 1.3  # how much more of the layer times than asked for may have to go before the model meets the target
 SHORTEST_STEP = 0.6  # of the last share that the next one may be at least
 
 
@@ -28,7 +38,7 @@ def timed_plan(
     model: nn.Module,
     graph: ChannelGraph,
     config: PruneSection,
-    scores: Callable[[], FloatArray],
+    scores: Callable[[Target, Widths, LayerTimes], tuple[FloatArray, Scope]],
     timing: Timing,
     progress: Callable[[str], None],
 ) -> tuple[Plan, float]:
@@ -48,13 +58,14 @@ def timed_plan(
     if not config.blocks:
         check_reachable(graph, target=Target("latency", 1 - config.latency), widths=widths, times=times)
     least = 1 - most_removable(graph, kind="latency", widths=widths, times=times)
-    ranked = scores()
     whole = timing.ratio(model) if config.blocks else 1.0  # blocks that went are part of what is saved
     tried = [(1.0, whole)]  # share of layer times, and measured share of the full model's time
     asked, best = config.latency / whole, (math.inf, 1.0, None)
+    furthest = min(MARGIN * (1 - asked), 1 - least)
+    ranked, scope = scores(Target("latency", furthest), widths, times)
     for _ in range(LATENCY_TRIES):
         target = Target("latency", 1 - asked)
-        plan = allocate(graph, ranked, target=target, widths=widths, scope=config.scope, times=times)
+        plan = allocate(graph, ranked, target=target, widths=widths, scope=scope, times=times)
         finished = apply(model, plan).eval()
         measured = timing.ratio(finished)
         if abs(measured - config.latency) <= NEAR * config.latency:

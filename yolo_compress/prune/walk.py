@@ -17,8 +17,8 @@ Maps = list[torch.Tensor]  # what a module gives or takes, one per batch of imag
 class Walk:
     """Feature maps of a model, one top-level module after the other, for all images at once."""
 
-    def __init__(self, model: nn.Module, images: Maps) -> None:
-        self.model, self.images = model, images
+    def __init__(self, model: nn.Module, images: Maps, *, keep_all: bool = False) -> None:
+        self.model, self.images, self.keep_all = model, images, keep_all
         self.kept: dict[int, Maps] = {-1: images}
         self.last_use = {layer.i: layer.i for layer in model.model}
         for layer in model.model:
@@ -35,6 +35,11 @@ class Walk:
                 self.kept[layer.i] = self._given(layer, self.kept)
             self._drop(self.kept, layer.i)
 
+    def run_from(self, index: int) -> None:
+        """Run the modules from one on, but for the last, with all that they read kept: for a model that changes."""
+        for layer in self.model.model[index:-1]:
+            self.kept[layer.i] = self._given(layer, self.kept)
+
     def end(self, layer: nn.Module) -> list[object]:
         """Return what the model gives, one per batch, run on from the module whose turn it is; nothing else moves."""
         kept = dict(self.kept)
@@ -50,13 +55,16 @@ class Walk:
         return [_packed(run(layer, [maps[b] for maps in given])) for b in range(len(self.images))]
 
     def _drop(self, kept: dict[int, Maps], done: int) -> None:
+        if self.keep_all and kept is self.kept:
+            return
         for index in [i for i in kept if self.last_use.get(i, 0) <= done and i != done]:
             del kept[index]
 
 
 def run(layer: nn.Module, given: list[torch.Tensor]) -> object:
     """Run a module on one batch, in the type of its weights."""
-    dtype = next((p.dtype for p in layer.parameters()), torch.float32)
+    wide = torch.float32 if given[0].dtype == torch.half else given[0].dtype
+    dtype = next((p.dtype for p in layer.parameters()), wide)
     cast = [tensor.to(dtype) for tensor in given]
     return layer(cast[0] if isinstance(layer.f, int) else cast)
 

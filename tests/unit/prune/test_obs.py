@@ -91,21 +91,3 @@ def test_moments_of_parts_are_those_of_the_whole() -> None:
     for part in rows.split(17):
         moments.add(part)
     torch.testing.assert_close(moments.covariance(), torch.cov(rows.double().T, correction=0), rtol=1e-4, atol=1e-5)
-
-
-def test_costs_pass_through_what_was_measured_in_the_order_of_the_errors() -> None:
-    scale = torch.linspace(1.0, 1.01, 8, dtype=torch.float64)  # independent inputs, the first the least
-    columns, covariance = torch.arange(8)[:, None], torch.eye(8, dtype=torch.float64)
-    seen: list[int] = []
-
-    def measure() -> float:
-        seen.append(int((reader.weight == 0).all(0).sum()))
-        return 3.0 * seen[-1] ** 2
-
-    reader = Reader(covariance.clone(), torch.diag(scale), columns, covariance)
-    costs = removal_costs(8, [reader], measure)
-    assert seen == [1, 2, 4, 6]
-    assert (np.diff(costs) > 0).all()
-    for gone in seen:
-        assert costs[:gone].sum() == pytest.approx(3 * gone**2, rel=1e-6)
-    assert costs.sum() == pytest.approx(3 * (36 + 20), rel=0.02)  # and on as from the fourth to the sixth
