@@ -95,3 +95,11 @@ def head_responses(head: nn.Module, given: Any) -> list[Response]:
     raw = given[1]
     branches = [raw["one2many"], raw["one2one"]] if "one2many" in raw else [raw]
     return [Response(branch["scores"], head.dfl(branch["boxes"])) for branch in branches]
+
+
+def class_outputs(model: nn.Module) -> dict[str, nn.Conv2d]:
+    """Return the last layer of each class tower, by name: one per level and branch of the head."""
+    head = model.model[-1]
+    branches = [name for name in ("cv3", "one2one_cv3") if getattr(head, name, None) is not None]
+    towers = {f"model.{head.i}.{name}.{level}": t for name in branches for level, t in enumerate(getattr(head, name))}
+    return {f"{name}.{len(tower) - 1}": tower[-1] for name, tower in towers.items()}

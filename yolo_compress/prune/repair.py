@@ -14,6 +14,7 @@ from torch import nn
 
 from yolo_compress.errors import DataError, UsageError
 from yolo_compress.prune.allocation import Plan
+from yolo_compress.prune.logistic import fit_classes_
 from yolo_compress.prune.reconstruct import reconstruct_
 
 
@@ -44,8 +45,10 @@ def repair_(
     if kind == "batchnorm":
         return [f"BatchNorm statistics re-estimated on {reestimate_(pruned, batches, progress=progress)} images"]
     if kind == "reconstruct":
-        count = reconstruct_(pruned, full, plan, batches, origin=origin, progress=progress)
-        return [f"layers reconstructed on {count} images"]
+        held = list(batches)
+        count = reconstruct_(pruned, full, plan, held, origin=origin, progress=progress)
+        fit_classes_(pruned, full, held, progress=progress)
+        return [f"layers reconstructed, and class outputs fitted, on {count} images"]
     return []
 
 
