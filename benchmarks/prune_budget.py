@@ -17,12 +17,12 @@ from typing import Any
 
 import torch
 
-from benchmarks.record import data_folder, earlier_rows, write
+from benchmarks.record import Experiment
 from yolo_compress.host.checkpoint import count, load_model
-from yolo_compress.host.cpu import use_all_cores
-from yolo_compress.host.data import DataSpec, image_batches, labelled_batches, read_data
+from yolo_compress.host.data import DataSpec, image_batches, labelled_batches
 from yolo_compress.host.detect import detection_loss
-from yolo_compress.prune import IMPORTANCES, Inputs, build_graph, prune
+from yolo_compress.prune import IMPORTANCES, Inputs, Target, Widths, build_graph, prune
+from yolo_compress.prune.greedy import removal_steps
 from yolo_compress.recipe import PruneSection
 from yolo_compress.timing import RuntimeTiming
 
@@ -31,9 +31,11 @@ IMGSZ = 320
 MODELS = ("yolov8n", "yolov8s", "yolo11n-int8dq", "yolo26n-int8dq")
 FLOPS = (0.1, 0.2, 0.3, 0.5)
 LATENCY = (("yolov8n", "openvino:int8", 0.8), ("yolov8n", "openvino:fp32", 0.7))
+LATENCY_IMAGES = 128  # for the default score; a latency does not ask for a good one
 ROUNDS = 200
-SCORED = ("obs", "output")
-SCORED_IMAGES = 64
+SCORED = ("obs", "output", "steps")  # steps: what obs does with scope=budget
+SCORED_IMAGES = 256
+SEARCHED = 0.2  # share of the operations that the steps remove
 STEPS = 8
 BATCH = 16
 ERROR_TARGET = 0.03
@@ -42,27 +44,22 @@ COST_TARGET = 3.0
 
 def main() -> int:
     """Measure what is missing and write the result file; return 1 when a claim does not hold."""
-    use_all_cores()
-    folder = data_folder()
-    data = read_data(folder / "coco/coco-mini.yaml")
-    rows = earlier_rows(NAME)
+    made = Experiment(NAME, imgsz=IMGSZ)
     wanted = [{"model": m, "target": "flops", "asked": share} for m in MODELS for share in FLOPS]
     wanted += [{"model": m, "target": t, "asked": share} for m, t, share in LATENCY]
     wanted += [{"model": "yolov8n", "target": f"time of {name}", "asked": COST_TARGET} for name in SCORED]
     with tempfile.TemporaryDirectory() as cache:
         for row in wanted:
-            if any(all(known[key] == value for key, value in row.items()) for known in rows):
+            if made.has(**row):
                 continue
             if row["target"] == "flops":
-                found = _flops(folder, row)
+                found = _flops(made.folder, row)
             elif ":" in row["target"]:
-                found = _latency(folder, data, row, Path(cache))
+                found = _latency(made.folder, made.data, row, Path(cache))
             else:
-                found = _cost(folder, data, row["target"].rpartition(" ")[2])
-            rows.append({**row, **found})
-            write(NAME, rows, [], imgsz=IMGSZ)
-            print(rows[-1], flush=True)
-    return write(NAME, rows, _claims(rows), imgsz=IMGSZ)
+                found = _cost(made.folder, made.data, row["target"].rpartition(" ")[2])
+            made.add({**row, **found})
+    return made.finish(_claims(made.rows))
 
 
 def _flops(folder: Path, row: dict[str, Any]) -> dict[str, Any]:
@@ -75,10 +72,11 @@ def _flops(folder: Path, row: dict[str, Any]) -> dict[str, Any]:
 
 def _latency(folder: Path, data: DataSpec, row: dict[str, Any], cache: Path) -> dict[str, Any]:
     model = load_model(folder / "weights" / f"{row['model']}.pt")
-    config = PruneSection(latency=row["asked"], target=row["target"], importance="l2", repair="nothing", max_share=0.9)
+    config = PruneSection(latency=row["asked"], target=row["target"], repair="nothing", max_share=0.9)
+    images = data.train[:LATENCY_IMAGES]
     begin = time.perf_counter()
     timing = RuntimeTiming(model, row["target"], imgsz=IMGSZ, images=data.train, cache=cache)
-    result = prune(model, config=config, imgsz=IMGSZ, timing=timing)
+    result = prune(model, config=config, imgsz=IMGSZ, timing=timing, image_batches=lambda: image_batches(images, IMGSZ))
     timing.close()
     seconds = time.perf_counter() - begin
     again = RuntimeTiming(model, row["target"], imgsz=IMGSZ, images=data.train, cache=cache, rounds=ROUNDS)
@@ -102,7 +100,12 @@ def _cost(folder: Path, data: DataSpec, name: str) -> dict[str, Any]:
     graph = build_graph(model, imgsz=IMGSZ)
     images = data.train[:SCORED_IMAGES]
     begin = time.perf_counter()
-    IMPORTANCES[name].function(model, graph, Inputs(images=lambda: image_batches(images, IMGSZ)), lambda line: None)
+    inputs = Inputs(images=lambda: image_batches(images, IMGSZ))
+    if name == "steps":
+        target = {"target": Target("flops", SEARCHED), "widths": Widths(8, 0.7)}
+        removal_steps(model, graph, inputs, **target, progress=lambda line: None)
+    else:
+        IMPORTANCES[name].function(model, graph, inputs, lambda line: None)
     score = (time.perf_counter() - begin) / SCORED_IMAGES
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-6)
     model.train()

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.prune_training_free import accuracy
-from benchmarks.record import data_folder, earlier_rows, write
+from benchmarks.record import Experiment
 from yolo_compress.host.checkpoint import load_model, save_model
-from yolo_compress.host.cpu import bf16_units, use_all_cores
-from yolo_compress.host.data import DataSpec, image_batches, read_data, sample
+from yolo_compress.host.cpu import bf16_units
+from yolo_compress.host.data import DataSpec, image_batches, sample
 from yolo_compress.prune import prune
 from yolo_compress.recipe import PruneSection
 from yolo_compress.timing import RuntimeTiming
@@ -65,18 +65,22 @@ POINTS_TARGET = 1.5
 
 def main(seeds: list[int]) -> int:
     """Measure what is missing and write the result file; return 1 when a claim does not hold."""
-    use_all_cores()
-    folder = data_folder()
-    data = read_data(folder / "coco/coco-mini.yaml")
-    rows = earlier_rows(NAME)
+    made = Experiment(NAME, imgsz=IMGSZ, settings=SETTINGS)
     with tempfile.TemporaryDirectory() as place:
         for seed in seeds:
             for name in CANDIDATES:
-                if not any(row["candidate"] == name and row["seed"] == seed for row in rows):
-                    rows.append(_row(folder, data, name, seed, Path(place)))
-                    write(NAME, rows, [], imgsz=IMGSZ, settings=SETTINGS)
-                    print(rows[-1], flush=True)
-    return write(NAME, rows, _claims(rows, seeds), imgsz=IMGSZ, settings=SETTINGS)
+                if not made.has(candidate=name, seed=seed):
+                    made.add(_row(made.folder, made.data, name, seed, Path(place)))
+    return made.finish(_claims(made.rows, seeds))
+
+
+def train_and_score(start: Path, data: DataSpec, seed: int, run: Path, **flags: Any) -> tuple[float, float]:
+    """Train with `SETTINGS` and flags of ours into a run folder; return mAP50-95 of its last.pt, and seconds."""
+    begin = time.perf_counter()
+    ours = {"amp": "bf16", **flags} if bf16_units() else flags
+    where = {"data": str(data.path), "seed": seed, "project": str(run.parent), "name": run.name, "exist_ok": True}
+    train(start, **SETTINGS, **ours, **where)
+    return accuracy(load_model(run / "weights" / "last.pt"), data), time.perf_counter() - begin
 
 
 def _row(folder: Path, data: DataSpec, name: str, seed: int, place: Path) -> dict[str, Any]:
@@ -96,18 +100,13 @@ def _row(folder: Path, data: DataSpec, name: str, seed: int, place: Path) -> dic
     model = load_model(pruned)
     found = {"latency_ratio": timing.ratio(model), "map50_95_points_before": accuracy(model, data)}
     timing.close()
-    begin = time.perf_counter()
-    ours = {"amp": "bf16"} if bf16_units() else {}
-    run = {"data": str(data.path), "seed": seed, "project": str(place), "name": f"{name}-{seed}", "exist_ok": True}
-    train(pruned, **SETTINGS, **ours, **run)
-    trained = load_model(place / f"{name}-{seed}" / "weights" / "last.pt")
+    found["map50_95_points"], seconds = train_and_score(pruned, data, seed, place / f"{name}-{seed}")
     return {
         "candidate": name,
         "seed": seed,
-        "map50_95_points": accuracy(trained, data),
         **found,
-        "params": sum(p.numel() for p in trained.parameters()),
-        "seconds": time.perf_counter() - begin,
+        "params": sum(p.numel() for p in model.parameters()),
+        "seconds": seconds,
     }
 
 

@@ -15,20 +15,17 @@ import math
 import statistics
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.prune_recovery import IMAGES, IMGSZ, SETTINGS, TARGET
+from benchmarks.prune_recovery import IMAGES, IMGSZ, SETTINGS, TARGET, train_and_score
 from benchmarks.prune_training_free import accuracy
-from benchmarks.record import data_folder, earlier_rows, write
+from benchmarks.record import Experiment
 from yolo_compress.host.checkpoint import load_model, save_model
-from yolo_compress.host.cpu import bf16_units, use_all_cores
-from yolo_compress.host.data import DataSpec, image_batches, read_data, sample
+from yolo_compress.host.data import DataSpec, image_batches, sample
 from yolo_compress.prune import prune
 from yolo_compress.recipe import PruneSection
 from yolo_compress.timing import RuntimeTiming
-from yolo_compress.train import train
 
 NAME = "prune_sibling"
 LARGE, SMALL = "yolov8s", "yolov8n"
@@ -37,36 +34,30 @@ POINTS_TARGET = 1.5
 
 def main(seeds: list[int]) -> int:
     """Measure what is missing and write the result file; return 1 when a claim does not hold."""
-    use_all_cores()
-    folder = data_folder()
-    data = read_data(folder / "coco/coco-mini.yaml")
-    rows = earlier_rows(NAME)
-
-    def add(row: dict[str, Any]) -> None:
-        rows.append(row)
-        write(NAME, rows, [], imgsz=IMGSZ, settings=SETTINGS)
-        print(row, flush=True)
-
+    made = Experiment(NAME, imgsz=IMGSZ, settings=SETTINGS)
+    data, large = made.data, made.folder / "weights" / f"{LARGE}.pt"
     with tempfile.TemporaryDirectory() as place:
-        large = folder / "weights" / f"{LARGE}.pt"
         timing = RuntimeTiming(load_model(large), TARGET, imgsz=IMGSZ, images=data.train, cache=Path(place) / "layers")
-        if not rows:
-            for name in (LARGE, SMALL):
-                model = load_model(folder / "weights" / f"{name}.pt")
+        for name in (LARGE, SMALL):
+            if not made.has(candidate=name):
+                model = load_model(made.folder / "weights" / f"{name}.pt")
                 ratio = 1.0 if name == LARGE else timing.ratio(model)
-                add({"candidate": name, "latency_ratio": ratio, "map50_95_points": accuracy(model, data)})
+                made.add({"candidate": name, "latency_ratio": ratio, "map50_95_points": accuracy(model, data)})
         pruned = Path(place) / "pruned.pt"
-        latency = math.sqrt(next(row["latency_ratio"] for row in rows if row["candidate"] == SMALL))
+        latency = math.sqrt(next(row["latency_ratio"] for row in made.rows if row["candidate"] == SMALL))
         ratio = _prune(large, pruned, data, latency, timing)
         timing.close()
-        if not any(row["candidate"] == "pruned" for row in rows):
-            add({"candidate": "pruned", "latency_ratio": ratio, "map50_95_points": accuracy(load_model(pruned), data)})
+        if not made.has(candidate="pruned"):
+            points = accuracy(load_model(pruned), data)
+            made.add({"candidate": "pruned", "latency_ratio": ratio, "map50_95_points": points})
         for seed in seeds:
-            for name, start in (("pruned, trained", pruned), ("control", large)):
-                if not any(row["candidate"] == name and row["seed"] == seed for row in rows if "seed" in row):
-                    found = _train(start, large, data, seed, Path(place) / f"{name}-{seed}")
-                    add({"candidate": name, "seed": seed, "latency_ratio": ratio if start is pruned else 1.0, **found})
-    return write(NAME, rows, _claims(rows, seeds), imgsz=IMGSZ, settings=SETTINGS)
+            for name, start, share in (("pruned, trained", pruned, ratio), ("control", large, 1.0)):
+                if not made.has(candidate=name, seed=seed):
+                    run = Path(place) / f"{name}-{seed}"
+                    points, seconds = train_and_score(start, data, seed, run, teacher=str(large))
+                    row = {"candidate": name, "seed": seed, "latency_ratio": share}
+                    made.add({**row, "map50_95_points": points, "seconds": seconds})
+    return made.finish(_claims(made.rows, seeds))
 
 
 def _prune(large: Path, pruned: Path, data: DataSpec, latency: float, timing: RuntimeTiming) -> float:
@@ -81,15 +72,6 @@ def _prune(large: Path, pruned: Path, data: DataSpec, latency: float, timing: Ru
     )
     save_model(result.model, pruned, facts={"prune": result.facts()})
     return timing.ratio(load_model(pruned))
-
-
-def _train(start: Path, teacher: Path, data: DataSpec, seed: int, place: Path) -> dict[str, Any]:
-    begin = time.perf_counter()
-    ours = {"amp": "bf16"} if bf16_units() else {}
-    run = {"data": str(data.path), "seed": seed, "project": str(place.parent), "name": place.name, "exist_ok": True}
-    train(start, teacher=str(teacher), **SETTINGS, **ours, **run)
-    points = accuracy(load_model(place / "weights" / "last.pt"), data)
-    return {"map50_95_points": points, "seconds": time.perf_counter() - begin}
 
 
 def _claims(rows: list[dict[str, Any]], seeds: list[int]) -> list[dict[str, Any]]:

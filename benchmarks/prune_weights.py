@@ -17,10 +17,9 @@ from typing import Any
 from torch import nn
 
 from benchmarks.prune_training_free import accuracy
-from benchmarks.record import data_folder, earlier_rows, write
+from benchmarks.record import Experiment
 from yolo_compress.host.checkpoint import load_model
-from yolo_compress.host.cpu import use_all_cores
-from yolo_compress.host.data import DataSpec, image_batches, read_data, sample
+from yolo_compress.host.data import DataSpec, image_batches, sample
 from yolo_compress.prune import PruneResult, compressed_bytes, prune, zero_share
 from yolo_compress.recipe import PruneSection
 from yolo_compress.timing import RuntimeTiming
@@ -47,30 +46,25 @@ KEYS = ("mask", "mask_share", "mask_importance", "repair")
 
 def main() -> int:
     """Measure what is missing and write the result file."""
-    use_all_cores()
-    folder = data_folder()
-    data = read_data(folder / "coco/coco-mini.yaml")
-    dense = load_model(folder / "weights" / "yolov8n.pt")
-    rows = earlier_rows(NAME)
-    if not rows:
-        rows.append({"mask": "nothing", "map50_95_points": accuracy(dense, data), "bytes": compressed_bytes(dense)})
+    made = Experiment(NAME, imgsz=IMGSZ)
+    data, dense = made.data, load_model(made.folder / "weights" / "yolov8n.pt")
+    if not made.has(mask="nothing"):
+        made.add({"mask": "nothing", "map50_95_points": accuracy(dense, data), "bytes": compressed_bytes(dense)})
     for way in MASKS:
         setting = dict(zip(KEYS, way, strict=True))
-        if not any(all(row.get(key) == value for key, value in setting.items()) for row in rows):
-            made = _masked(dense, data, setting)
-            rows.append(
+        if not made.has(**setting):
+            result = _masked(dense, data, setting)
+            made.add(
                 {
                     **setting,
-                    "map50_95_points": accuracy(made.model, data),
-                    "bytes": compressed_bytes(made.model),
-                    "zero_share": zero_share(made.masks),
-                    "seconds": made.seconds,
-                    "ratios": _ratios(dense, made.model, data) if way in TIMED else {},
+                    "map50_95_points": accuracy(result.model, data),
+                    "bytes": compressed_bytes(result.model),
+                    "zero_share": zero_share(result.masks),
+                    "seconds": result.seconds,
+                    "ratios": _ratios(dense, result.model, data) if way in TIMED else {},
                 }
             )
-            write(NAME, rows, [], imgsz=IMGSZ)
-            print(rows[-1], flush=True)
-    return write(NAME, rows, [], imgsz=IMGSZ)
+    return made.finish()
 
 
 def _masked(dense: nn.Module, data: DataSpec, setting: dict[str, Any]) -> PruneResult:

@@ -14,6 +14,8 @@ from typing import Any
 
 from yolo_compress.artifacts import atomic_write
 from yolo_compress.bench.machine import describe_machine, package_versions
+from yolo_compress.host.cpu import use_all_cores
+from yolo_compress.host.data import read_data
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -30,6 +32,31 @@ def earlier_rows(name: str) -> list[dict[str, Any]]:
     """Return the rows that an earlier, perhaps interrupted, call has measured."""
     file = RESULTS / f"{name}.json"
     return json.loads(file.read_text(encoding="utf-8"))["rows"] if file.is_file() else []
+
+
+class Experiment:
+    """The rows of a result file, written after each one, so that an interrupted call goes on where it was."""
+
+    def __init__(self, name: str, **extra: Any) -> None:
+        """Take the rows that earlier calls have measured; `extra` is recorded beside them."""
+        use_all_cores()
+        self.folder = data_folder()
+        self.data = read_data(self.folder / "coco/coco-mini.yaml")
+        self.name, self.extra, self.rows = name, extra, earlier_rows(name)
+
+    def has(self, **setting: Any) -> bool:
+        """Tell whether there is a row with these values."""
+        return any(all(row.get(key) == value for key, value in setting.items()) for row in self.rows)
+
+    def add(self, row: dict[str, Any], claims: Sequence[Mapping[str, Any]] = ()) -> None:
+        """Keep and print a row."""
+        self.rows.append(row)
+        write(self.name, self.rows, claims, **self.extra)
+        print({key: value for key, value in row.items() if key != "widths"}, flush=True)
+
+    def finish(self, claims: Sequence[Mapping[str, Any]] = ()) -> int:
+        """Write the file with its claims; return 1 when one does not hold."""
+        return write(self.name, self.rows, claims, **self.extra)
 
 
 def write(name: str, rows: Sequence[Mapping[str, Any]], claims: Sequence[Mapping[str, Any]], **extra: Any) -> int:

@@ -25,9 +25,10 @@ from torch import nn
 from yolo_compress.host.detect import head_responses
 from yolo_compress.prune.allocation import Target, Widths, full_widths
 from yolo_compress.prune.graph import ChannelGraph, IntArray
+from yolo_compress.prune.importance import check_finite
 from yolo_compress.prune.inputs import FloatArray, Inputs, Progress
 from yolo_compress.prune.latency import LayerTimes, TimedCost
-from yolo_compress.prune.obs import Reader, Statistics, statistics
+from yolo_compress.prune.obs import Reader, Statistics, adjustment, readers_by_channel, statistics
 from yolo_compress.prune.output import distance
 from yolo_compress.prune.trace import Convolution
 from yolo_compress.prune.walk import Walk
@@ -36,7 +37,7 @@ STEPS = 80  # a step saves at least this part of what is to be saved, where its 
 
 
 @dataclass(frozen=True)
-class _Step:
+class Step:
     """A unit narrower by some channels, and what that is known to do."""
 
     unit: int
@@ -74,12 +75,13 @@ def removal_steps(
 
     Raises:
         DataError: There is not one image.
+        CompressError: The model's detections are not finite.
     """
     twin = deepcopy(model).eval().requires_grad_(False)
     found, images = statistics(twin, graph, inputs, progress)
     with torch.no_grad():
         work = Work(twin, graph, found, images, inputs)
-        alone = work.errors()
+        alone = check_finite(work.errors())
         return _run(work, graph, target=target, widths=widths, times=times, progress=progress), alone
 
 
@@ -109,7 +111,7 @@ def _run(
         return best
 
     waiting: list[tuple[float, int, int]] = []  # cost per saving, unit, number of steps taken when it was measured
-    known: dict[int, _Step] = {}
+    known: dict[int, Step] = {}
 
     def wait(unit: int) -> None:
         nonlocal measured
@@ -153,10 +155,7 @@ class Work:
         self.inverse = {name: item.inverse() for name, item in found.items()}
         self.weight = {name: item.scaled() for name, item in found.items()}
         self.convs = {conv.name: conv for conv in graph.convolutions if conv.name in found}
-        readers: dict[int, list[Convolution]] = {}
-        for conv in self.convs.values():
-            for channel in np.unique(conv.inputs).tolist():
-                readers.setdefault(channel, []).append(conv)
+        readers = readers_by_channel(graph, found)
         bundled = {group for bundle in graph.bundles for group in (bundle.group, bundle.follower)}
         self.readers: dict[int, list[tuple[str, Reader]]] = {}
         self.units = []
@@ -166,15 +165,9 @@ class Work:
                 continue
             self.units.append(number)
             for group, first in zip(unit, firsts, strict=True):
-                self.readers[group] = [
-                    (
-                        c.name,
-                        found[c.name].reader(c, graph.groups[group], self.inverse[c.name], self.weight[c.name], None),
-                    )
-                    for c in readers[first]
-                ]
+                self.readers[group] = [(c.name, self._reader(c, graph.groups[group])) for c in readers[first]]
         self.gone = {group: np.empty(0, dtype=np.int64) for group in self.readers}
-        self.walk = Walk(model, [images], keep_all=True)
+        self.walk = Walk(model, [images])
         self.walk.run_from(0)
         self.full = head_responses(self.head, self.walk.end(self.head)[0])
 
@@ -185,7 +178,7 @@ class Work:
             errors[self.graph.groups[group]] = sum(reader.errors() for _, reader in readers).numpy()
         return errors.clip(min=0)
 
-    def judge(self, unit: int, width: int, current: int) -> _Step:
+    def judge(self, unit: int, width: int, current: int) -> Step:
         """Measure what the detections become with a unit of the given width."""
         gone, places = [], {}
         for group in self.graph.units[unit]:
@@ -202,9 +195,10 @@ class Work:
         for put_back in before:
             put_back()
         change = float(distance(self.full, changed, self.weights).mean())
-        return _Step(unit, width, tuple(gone), change, weights)
+        check_finite(np.array([change]))
+        return Step(unit, width, tuple(gone), change, weights)
 
-    def take(self, step: _Step) -> None:
+    def take(self, step: Step) -> None:
         """Take a step that was judged with the model as it is."""
         for group, gone in zip(self.graph.units[step.unit], step.gone, strict=True):
             for _, reader in self.readers[group]:
@@ -214,9 +208,13 @@ class Work:
             self.found[name].place(self.model, self.convs[name], weight)
         self.walk.run_from(min(int(name.split(".")[1]) for name in step.weights))
 
+    def _reader(self, conv: Convolution, group: IntArray) -> Reader:
+        """Return a reader of a group; all readers of one layer share its matrices."""
+        return self.found[conv.name].reader(conv, group, self.inverse[conv.name], self.weight[conv.name])
+
     def _without(self, name: str, columns: torch.Tensor) -> torch.Tensor:
         """Return the weights of a layer, scaled, adjusted to some columns being gone."""
-        weight, rows = self.weight[name], self.inverse[name][columns]
-        adjusted = weight - weight[:, columns] @ torch.linalg.solve(rows[:, columns], rows)
+        weight = self.weight[name]
+        adjusted = weight - weight[:, columns] @ adjustment(self.inverse[name], columns)
         adjusted[:, columns] = 0
         return adjusted

@@ -34,6 +34,20 @@ class Importance:
     function: Score
 
 
+def check_finite(scores: FloatArray) -> FloatArray:
+    """Return scores that are finite.
+
+    Raises:
+        CompressError: One is not.
+    """
+    if not np.isfinite(scores).all():
+        raise CompressError(
+            "the importance scores are not finite, which points to weights or labels that are not; "
+            "check that the model predicts, or use importance=l2"
+        )
+    return scores
+
+
 def normalised(scores: FloatArray, graph: ChannelGraph, *, additive: bool = False) -> FloatArray:
     """Scale scores so that they compare: to a mean of 1 over all channels that may go, or in each group.
 
@@ -42,11 +56,7 @@ def normalised(scores: FloatArray, graph: ChannelGraph, *, additive: bool = Fals
     Raises:
         CompressError: A score is not finite.
     """
-    if not np.isfinite(scores).all():
-        raise CompressError(
-            "the importance scores are not finite, which points to weights or labels that are not; "
-            "check that the model predicts, or use importance=l2"
-        )
+    check_finite(scores)
     free = [group for group in graph.groups if int(group[0]) not in graph.frozen]
     sets = [np.concatenate(free)] if additive and free else graph.groups
     result = np.ones_like(scores)

@@ -17,7 +17,7 @@ Pruning of Language Models", 2023.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 
@@ -54,10 +54,10 @@ class Reader:
     inverse: torch.Tensor
     weight: torch.Tensor
     columns: torch.Tensor
-    held_out: torch.Tensor | None
+    held_out: torch.Tensor | None = None
 
     def __post_init__(self) -> None:
-        self.full = self.weight.clone()
+        self.full = None if self.held_out is None else self.weight.clone()
 
     def errors(self) -> torch.Tensor:
         """Return the error that removing each channel alone would leave, (channels,)."""
@@ -68,9 +68,8 @@ class Reader:
     def remove(self, channels: torch.Tensor) -> None:
         """Remove channels together and adjust what is left."""
         gone = self.columns[channels].flatten()
-        filters, rows = self.weight[:, gone], self.inverse[gone]
-        solved = torch.linalg.solve(rows[:, gone], rows)
-        self.weight -= filters @ solved
+        rows, solved = self.inverse[gone], adjustment(self.inverse, gone)
+        self.weight -= self.weight[:, gone] @ solved
         self.inverse -= rows.T @ solved
         self.weight[:, gone] = 0
         self.inverse[gone], self.inverse[:, gone] = 0, 0
@@ -79,8 +78,25 @@ class Reader:
     def error(self) -> float:
         """Return the error of everything that was removed and adjusted, on the images that were held out."""
         assert self.held_out is not None
+        assert self.full is not None
         change = self.weight - self.full
         return float(((change @ self.held_out) * change).sum())
+
+
+def adjustment(inverse: torch.Tensor, gone: torch.Tensor) -> torch.Tensor:
+    """Return what each column that goes hands to the others, (b, d): W - W[:, gone] @ this is zero at what is gone."""
+    rows = inverse[gone]
+    return torch.linalg.solve(rows[:, gone], rows)
+
+
+def readers_by_channel(graph: ChannelGraph, found: Mapping[str, Statistics]) -> dict[int, list[Convolution]]:
+    """Return which of the convolutions that have statistics read a channel."""
+    readers: dict[int, list[Convolution]] = {}
+    for conv in graph.convolutions:
+        if conv.name in found:
+            for channel in np.unique(conv.inputs).tolist():
+                readers.setdefault(channel, []).append(conv)
+    return readers
 
 
 def obs(model: nn.Module, graph: ChannelGraph, inputs: Inputs, progress: Progress) -> FloatArray:
@@ -94,11 +110,7 @@ def obs(model: nn.Module, graph: ChannelGraph, inputs: Inputs, progress: Progres
     """
     found, _ = statistics(deepcopy(model).eval().requires_grad_(False), graph, inputs, progress)
     scores = np.zeros(graph.channels)
-    by_channel: dict[int, list[Convolution]] = {}
-    for conv in graph.convolutions:
-        if conv.name in found:
-            for channel in np.unique(conv.inputs).tolist():
-                by_channel.setdefault(channel, []).append(conv)
+    by_channel = readers_by_channel(graph, found)
     inverses: dict[str, torch.Tensor] = {}
     for index, group in enumerate(graph.groups):
         if int(group[0]) in graph.frozen:
@@ -169,7 +181,7 @@ class Statistics:
         group: IntArray,
         inverse: torch.Tensor,
         weight: torch.Tensor,
-        held_out: torch.Tensor | None,
+        held_out: torch.Tensor | None = None,
     ) -> Reader:
         """Return a reader of a group, which changes the matrices that it is given."""
         places = np.stack([np.flatnonzero(conv.inputs == channel) for channel in group])  # the same number for each

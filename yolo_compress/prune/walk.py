@@ -1,7 +1,8 @@
 # Copyright (C) 2026 yolo_compress contributors. SPDX-License-Identifier: AGPL-3.0-or-later
 """Images through a detector one top-level module at a time, all of them at once.
 
-Only feature maps that a later module still reads are kept, in half precision where they fit.
+Going through the modules once, only feature maps that a later one still reads are kept; for a model that is run on from
+anywhere, all are. Both in half precision where they fit.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ Maps = list[torch.Tensor]  # what a module gives or takes, one per batch of imag
 class Walk:
     """Feature maps of a model, one top-level module after the other, for all images at once."""
 
-    def __init__(self, model: nn.Module, images: Maps, *, keep_all: bool = False) -> None:
-        self.model, self.images, self.keep_all = model, images, keep_all
+    def __init__(self, model: nn.Module, images: Maps) -> None:
+        self.model, self.images = model, images
         self.kept: dict[int, Maps] = {-1: images}
         self.last_use = {layer.i: layer.i for layer in model.model}
         for layer in model.model:
@@ -36,12 +37,12 @@ class Walk:
             self._drop(self.kept, layer.i)
 
     def run_from(self, index: int) -> None:
-        """Run the modules from one on, but for the last, with all that they read kept: for a model that changes."""
+        """Run the modules from one on, but for the last, and keep what all of them give: for a model that changes."""
         for layer in self.model.model[index:-1]:
             self.kept[layer.i] = self._given(layer, self.kept)
 
     def end(self, layer: nn.Module) -> list[object]:
-        """Return what the model gives, one per batch, run on from the module whose turn it is; nothing else moves."""
+        """Return what the model gives, one per batch, run on from a module without changing what is kept."""
         kept = dict(self.kept)
         for following in self.model.model[layer.i : -1]:
             kept[following.i] = self._given(following, kept)
@@ -55,8 +56,6 @@ class Walk:
         return [_packed(run(layer, [maps[b] for maps in given])) for b in range(len(self.images))]
 
     def _drop(self, kept: dict[int, Maps], done: int) -> None:
-        if self.keep_all and kept is self.kept:
-            return
         for index in [i for i in kept if self.last_use.get(i, 0) <= done and i != done]:
             del kept[index]
 
