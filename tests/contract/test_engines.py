@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import ClassVar
 
@@ -133,6 +135,28 @@ class EngineContract:
         built = engine.build(sources / "yolov8n.pt", tmp_path, precision="fp32", imgsz=64)
         result = YOLO(str(built.path), task="detect")(np.zeros((64, 64, 3), np.uint8), imgsz=64, verbose=False)[0]
         assert result.names == {0: "disc", 1: "box", 2: "bar"}
+
+    def test_a_signal_after_sessions_that_overlapped_does_no_harm(self, engine, sources, tmp_path):
+        """Data loaders of a training signal their end; a runtime that left a dead signal stack behind ends the run."""
+        built = engine.build(sources / "yolov8n.pt", tmp_path, precision="fp32", imgsz=64)
+        code = f"""
+import gc, os, signal
+from pathlib import Path
+import numpy as np
+from yolo_compress.engines import get_engine
+
+seen = []
+signal.signal(signal.SIGUSR1, lambda *_: seen.append(1))
+sessions = [get_engine({engine.name!r}).load(Path({str(built.path)!r})) for _ in range(2)]
+while sessions:
+    sessions[0].infer(np.zeros((1, 3, 64, 64), dtype=np.float32))
+    sessions.pop(0).close()
+    gc.collect()
+os.kill(os.getpid(), signal.SIGUSR1)
+print(len(seen))
+"""
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout.strip()) == (0, "1"), done.stderr
 
     def test_building_twice_replaces_and_leaves_nothing_else(self, engine, sources, tmp_path):
         first = engine.build(sources / "yolov8n.pt", tmp_path, precision="fp32", imgsz=64)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import ast
 import os
 from collections import Counter, defaultdict
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,7 @@ class OpenVinoSession:
         file = next(iter(sorted(path.glob("*.xml"))), None)
         if file is None:
             raise EngineError(f"'{path}' holds no .xml model; build it again")
-        core = ov.Core()
+        core = _core()
         try:
             model = core.read_model(str(file))
             # Builds without our mark, native ones among them, run in float32 where nothing is quantized: left alone,
@@ -149,6 +150,17 @@ class OpenVinoSession:
             if "layerType" in info and "Convolution" in info["layerType"].astype(str):
                 found[info["runtimePrecision"].astype(str).lower()] += 1
         return found
+
+
+@cache
+def _core() -> Any:
+    """Return the process's one core, which is never let go.
+
+    On CPUs with AMX each core gives the thread a signal stack, and puts back the one before when it goes. Of two cores
+    the one that goes last puts back the other's, which is unmapped by then: the next signal that Python handles, such
+    as the end of a data loader, ends the process.
+    """
+    return require("openvino", extra="openvino", purpose=PURPOSE).Core()
 
 
 def _has_bf16() -> bool:
