@@ -18,6 +18,7 @@ from yolo_compress.artifacts import atomic_write, sha256_path
 from yolo_compress.bench.machine import describe_machine, package_versions
 from yolo_compress.errors import DataError, GateNotMet, OutputError, ResumeMismatch, UsageError
 from yolo_compress.recipe import Recipe
+from yolo_compress.recipe.distill import SELF
 from yolo_compress.report import write_report
 from yolo_compress.stages import Context, StageResult, context_for, planned
 
@@ -211,12 +212,13 @@ def _inputs(context: Context, recipe: Recipe) -> dict[str, dict[str, str]]:
         "data": {"path": str(context.data.path), "sha256": sha256_path(context.data.path)},
         "image list": {"path": str(context.data.path.parent), "sha256": hashlib.sha256(listing.encode()).hexdigest()},
     }
-    teacher = recipe.distill.teacher if recipe.distill else None
-    if teacher not in (None, "self"):
-        file = Path(str(teacher))
+    teachers = [t.path for t in recipe.distill.teacher if t.path != SELF] if recipe.distill else []
+    for index, teacher in enumerate(teachers):
+        file = Path(teacher)
         if not file.is_file():
             raise DataError(f"teacher '{teacher}' does not exist; give the path of a checkpoint, or teacher=self")
-        found["teacher"] = {"path": str(file.resolve()), "sha256": sha256_path(file)}
+        name = "teacher" if len(teachers) == 1 else f"teacher {index + 1}"
+        found[name] = {"path": str(file.resolve()), "sha256": sha256_path(file)}
     return found
 
 

@@ -97,9 +97,8 @@ def train_stage(context: Context, files: Files, folder: Path) -> StageResult:
     """Train the checkpoint, with its teacher if the recipe names one; an interrupted training goes on."""
     notes: list[str] = []
     recipe = context.recipe.model_copy(update={"prune": None})
-    if recipe.distill is not None and recipe.distill.teacher == "self":
-        distill = recipe.distill.model_copy(update={"teacher": str(context.model)})
-        recipe = recipe.model_copy(update={"distill": distill})
+    if recipe.distill is not None:
+        recipe = recipe.model_copy(update={"distill": recipe.distill.with_self(str(context.model))})
     state = training_state(folder)
     if state == "unfinished":
         context.progress(f"train: going on from {folder / LAST}")

@@ -44,7 +44,7 @@ class TrainPlan:
         found: list[Attachment] = []
         if self.recipe.prune is not None:
             found.append(Pruning(self.recipe.prune, timing_for))
-        if self.recipe.distill is not None and self.recipe.distill.teacher is not None:
+        if self.recipe.distill is not None:
             found.append(Distillation(self.recipe.distill))
         return found
 
@@ -102,9 +102,8 @@ def plan_for(overrides: Mapping[str, Any]) -> tuple[TrainPlan | None, dict[str, 
         return None, native
     base = named if isinstance(named, Recipe) or named is None else recipes.load(named)
     recipe = recipes.from_flags(ours, base)
-    if recipe.distill is not None and recipe.distill.teacher == "self":
-        distill = recipe.distill.model_copy(update={"teacher": str(native["model"])})
-        recipe = recipe.model_copy(update={"distill": distill})
+    if recipe.distill is not None:
+        recipe = recipe.model_copy(update={"distill": recipe.distill.with_self(str(native["model"]))})
     defaults = dict(recipe.train.settings) if recipe.train else {}
     return TrainPlan(recipe), {**defaults, **native}
 

@@ -91,7 +91,7 @@ def test_distillation_adds_columns_and_leaves_nothing(make_checkpoint, settings,
     assert set(model.state_dict()) == keys
     assert model.criterion is None
     assert not (weights / STATE_FILE).exists()
-    assert checkpoint.facts(model)["recipe"]["distill"]["teacher"] == str(teacher)
+    assert checkpoint.facts(model)["recipe"]["distill"]["teacher"][0]["path"] == str(teacher)
 
 
 @pytest.mark.parametrize("family", ["yolov8n", "yolo26n"])

@@ -268,7 +268,7 @@ def test_the_recipe_is_edge_cpu_with_this_teacher(tmp_path):
     from yolo_compress import recipe as recipes
 
     made, shipped = run.demo_recipe(tmp_path / "teacher.pt"), recipes.load("edge-cpu")
-    assert made.distill.teacher == str(tmp_path / "teacher.pt")
+    assert [teacher.path for teacher in made.distill.teacher] == [str(tmp_path / "teacher.pt")]
     assert (made.name, made.build, made.prune.flops) == ("edge-cpu", shipped.build, shipped.prune.flops)
     assert made.train.settings["epochs"] < shipped.train.settings["epochs"]
     assert recipes.validate(made.model_dump(mode="json"), source="the demo") == made

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from yolo_compress import recipe
 from yolo_compress.errors import RecipeError
+from yolo_compress.recipe.distill import DistillSection, LossOptions, TeacherOptions
 
 few = settings(max_examples=40, deadline=None)  # a deadline fails on a machine that is busy
 share = st.floats(0.01, 0.99)
@@ -48,7 +49,7 @@ prune = st.builds(
     ),
 )
 losses = st.dictionaries(st.sampled_from(["cwd", "response"]), st.floats(0, 10), min_size=1)
-distill = section({"teacher": st.just("self")}, losses=losses, temperature=st.floats(0.1, 9))
+distill = section({"teacher": st.just("self")}, losses=losses, warmup=st.floats(0, 0.9), labels=st.just(True))
 engine_names = [f"{name}:{precision}" for name, row in recipe.ENGINE_PRECISIONS.items() for precision in row]
 recipes = section(
     {
@@ -84,7 +85,11 @@ def test_a_recipe_survives_yaml_and_json(tree):
 def test_what_was_written_is_what_is_read(tree):
     read = recipe.validate(tree, source="a test").model_dump(mode="json")
     for name, value in tree.items():
-        if isinstance(value, dict):
+        if name == "distill":
+            assert [teacher["path"] for teacher in read[name]["teacher"]] == [value["teacher"]]
+            found = {loss: options["weight"] for loss, options in read[name]["losses"].items()}
+            assert found == value.get("losses", found)
+        elif isinstance(value, dict):
             assert {key: read[name][key] for key in value} == value
         else:
             assert read[name] == value
@@ -124,8 +129,25 @@ def test_an_absent_section_is_a_stage_that_does_not_run():
         ({"distill": {"teacher": "self"}}, "without a 'train' section would do nothing; add: train: {}"),
         ({"distill": {}, "train": {}}, "distillation needs a teacher"),
         ({"distill": {"losses": {"cvd": 1}}}, "'cvd' is not a loss; did you mean cwd?"),
-        ({"distill": {"losses": {"cwd": -1}}}, "the weight of 'cwd' is -1.0; give a number of at least 0"),
+        ({"distill": {"losses": {"cwd": -1}}}, "the weight of 'cwd' is -1; give a number of at least 0"),
         ({"distill": {"losses": {}}}, "no loss is named"),
+        (
+            {"distill": {"losses": {"cwd": {"weigth": 1}}}},
+            "'distill.losses.cwd.weigth' is not an option; did you mean weight?",
+        ),
+        ({"distill": {"teacher": [{"path": "s.pt", "level": 3}]}}, "is not an option; did you mean levels?"),
+        ({"distill": {"teacher": "self", "close_epochs": -1}}, "give a number of epochs, or mosaic"),
+        ({"distill": {"teacher": "self", "order": "chain"}}, "goes through several teachers; give them, such as"),
+        ({"distill": {"teacher": "self", "labels": False, "losses": {"cwd": 0}}}, "leave nothing to train on"),
+        ({"distill": {"teacher": "self", "labels": False, "trust": "fit"}}, "trust=fit looks at labelled objects"),
+        (
+            {
+                "prune": {"ratio": 0.3, "schedule": "gradual"},
+                "distill": {"teacher": "self", "losses": {"psa": 1}},
+                "train": {},
+            },
+            "psa compares layers inside the model, whose channels schedule=gradual takes out while it trains",
+        ),
         ({"train": {"settings": {"a": {"b": 1}}}}, "'a' is a mapping; settings of `yolo train` are single values"),
         (
             {"build": {"engines": ["openvno:fp32"]}},
@@ -239,11 +261,18 @@ VALUES = {
     "prune_mask": "2:4",
     "prune_mask_importance": "gradient",
     "fast_cpu": True,
+    "distill_schedule": "cosine",
+    "distill_close_epochs": "mosaic",
+    "distill_order": "chain",
+    "distill_trust": "fit",
+    "labels": False,
+    "distill_cache": True,
 }
 READ = {
     "prune_keep": ("model.0", "model.22"),
     "prune_output_weights": {"confidence": 1.0, "localisation": 2.0, "discrimination": 1.0},
-    "distill": {"cwd": 2.0, "response": 1.0},
+    "teacher": (TeacherOptions(path="yolov8s.pt"),),
+    "distill": {"cwd": LossOptions(weight=2.0), "response": LossOptions()},
     "engines": ("openvino:fp32", "onnxruntime:int8"),
     "bench_candidates": ("native:int8",),
     "quantize_keep": ("model.22",),
@@ -260,6 +289,7 @@ def test_every_flag_sets_its_option(name):
         "prune_sparsity": {"prune_schedule": "gradual"},
         "prune_rewind": {"prune_schedule": "gradual"},
         "prune_mask_share": {"prune_mask": "unstructured"},
+        "distill_order": {"teacher": "yolov8s.pt,yolov8m.pt"},
     }.get(name, {})
     made = recipe.from_flags({name: value, **other}, recipe.load("edge-cpu"))
     assert getattr(getattr(made, flag.section), flag.field) == READ.get(name, value)
@@ -268,7 +298,7 @@ def test_every_flag_sets_its_option(name):
 def test_a_flag_makes_what_its_section_cannot_do_without():
     made = recipe.from_flags({"teacher": "s.pt"})
     assert made.train is not None
-    assert made.distill.losses == {"cwd": 1.0, "response": 1.0}
+    assert made.distill.losses == DistillSection().losses
     assert recipe.from_flags({"engines": "openvino:int8"}).quantize is not None
     assert recipe.from_flags({"engines": "openvino:fp32"}).quantize is None
 

@@ -2,6 +2,7 @@
 """Knowledge distillation: teachers and the losses that follow them."""
 
 from yolo_compress.distill.attachment import Distillation
-from yolo_compress.distill.losses import LOSSES
+from yolo_compress.distill.registry import LOSSES
+from yolo_compress.distill.response import classic_distillation
 
-__all__ = ("LOSSES", "Distillation")
+__all__ = ("LOSSES", "Distillation", "classic_distillation")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
 from typing import Any
@@ -95,6 +96,33 @@ def head_responses(head: nn.Module, given: Any) -> list[Response]:
     raw = given[1]
     branches = [raw["one2many"], raw["one2one"]] if "one2many" in raw else [raw]
     return [Response(branch["scores"], head.dfl(branch["boxes"])) for branch in branches]
+
+
+def distances(boxes: torch.Tensor) -> torch.Tensor:
+    """Return (N, 4, anchors) distances in strides from the box output of a head (N, 4 * bins, anchors).
+
+    With several bins it is the mean of the distribution that they describe, with one it is the distance itself.
+    """
+    sides = boxes.unflatten(1, (4, -1))
+    bins = torch.arange(sides.shape[2]).to(sides)
+    return (sides.softmax(2) * bins[:, None]).sum(2) if len(bins) > 1 else sides[:, :, 0]
+
+
+def decoded_boxes(distances: torch.Tensor, sizes: Sequence[tuple[int, int]], strides: Sequence[float]) -> torch.Tensor:
+    """Return (N, 4, anchors) corners x1, y1, x2, y2 in pixels.
+
+    Args:
+        distances: (N, 4, anchors) to the left, top, right and bottom side, in strides.
+        sizes: Height and width of each level's feature map.
+        strides: Pixels per position of each level.
+    """
+    places, scale = [], []
+    for (height, width), stride in zip(sizes, strides, strict=True):
+        y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
+        places.append(torch.stack([x.flatten(), y.flatten()]))
+        scale.append(torch.full((height * width,), float(stride)))
+    place, pixels = torch.cat(places, 1).to(distances), torch.cat(scale).to(distances)
+    return torch.cat([place - distances[:, :2], place + distances[:, 2:]], 1) * pixels
 
 
 def class_outputs(model: nn.Module) -> dict[str, nn.Conv2d]:

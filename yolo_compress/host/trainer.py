@@ -33,6 +33,10 @@ class Attachment(Protocol):
         """Change `trainer.model` in place or replace it, before optimizer, EMA and DDP exist, and return loss terms."""
         ...
 
+    def before_batch(self, batch: Mapping[str, Any]) -> None:
+        """Get ready for the forward pass of a training batch."""
+        ...
+
     def parameters(self) -> list[nn.Parameter]:
         """Return parameters to train beside the model's."""
         ...
@@ -134,6 +138,8 @@ class CompressTrainer(DetectionTrainer):
         batch = super().preprocess_batch(batch)
         if self._fast_cpu:
             batch["img"] = batch["img"].contiguous(memory_format=torch.channels_last)
+        for attachment in self._attachments:
+            attachment.before_batch(batch)
         return batch
 
     def build_optimizer(self, model: nn.Module, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:

@@ -49,6 +49,7 @@ class Pruning:
     """Prunes the model of a run, at its beginning or by a schedule; a resumed run goes on from where it was."""
 
     names: tuple[str, ...] = ("sparsity",)
+    labels = True
 
     def __init__(self, section: PruneSection, timing: TimingFor) -> None:
         """Take the section, and what makes a timing of a model for it."""
@@ -108,6 +109,9 @@ class Pruning:
         if self._penalty is None:
             self._penalty = PENALTIES[self.section.sparsity](build_graph(model, imgsz=_imgsz(trainer)))
         return [self.section.sparsity_weight * self._penalty(model)]
+
+    def before_batch(self, batch: Mapping[str, Any]) -> None:
+        """Do nothing: pruning follows steps and epochs."""
 
     def parameters(self) -> list[nn.Parameter]:
         """Return nothing: pruning trains no parameter."""

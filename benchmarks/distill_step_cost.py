@@ -1,0 +1,95 @@
+# Copyright (C) 2026 yolo_compress contributors. SPDX-License-Identifier: AGPL-3.0-or-later
+"""What a training step with distillation costs: our default against Ultralytics' own, and against none.
+
+Usage: YOLO_COMPRESS_DATA=DIR python -m benchmarks.distill_step_cost
+
+yolov8n learns from yolov8s. The three take turns, each time in a process of its own that trains the same batches, so
+that its peak of resident memory is its own. A step is timed from the start of a batch to its end; the first steps, in
+which memory is found and projectors are fitted, do not count. What is claimed is the median of paired ratios over turns.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.prune_recovery import IMGSZ, SETTINGS
+from benchmarks.record import Experiment
+from yolo_compress.host.cpu import bf16_units
+from yolo_compress.host.trainer import CompressTrainer
+from yolo_compress.train import plan_for
+
+NAME = "distill_step_cost"
+STUDENT, TEACHER = "yolov8n", "yolov8s"
+TURNS, SKIPPED, FRACTION = 5, 10, 0.4
+KINDS = ("none", "native", "ours")
+TIME_TARGET, MEMORY_TARGET = 1.10, 1.15
+
+
+def main() -> int:
+    """Measure and write the result file; return 1 when a claim does not hold."""
+    made = Experiment(NAME, imgsz=IMGSZ, settings=SETTINGS)
+    for turn in range(TURNS):
+        for kind in KINDS:
+            if not made.has(candidate=kind, turn=turn):
+                call = [sys.executable, "-m", f"benchmarks.{NAME}", kind, str(made.folder), str(made.data.path)]
+                answer = subprocess.run(call, check=True, stdout=subprocess.PIPE, text=True).stdout
+                made.add({"candidate": kind, "turn": turn, **json.loads(answer.splitlines()[-1])})
+    return made.finish(_claims(made.rows))
+
+
+def one(kind: str, folder: Path, data: str) -> None:
+    """Train a part of an epoch in this process and print its median step and peak memory as JSON."""
+    teacher = str(folder / "weights" / f"{TEACHER}.pt")
+    flags = {"none": {}, "native": {"distill_model": teacher}, "ours": {"teacher": teacher}}[kind]
+    precision = {"amp": "bf16"} if bf16_units() else {}
+    settings = {**SETTINGS, **precision, **flags, "epochs": 1, "fraction": FRACTION, "data": data, "seed": 0}
+    plan, native = plan_for({**settings, "model": str(folder / "weights" / f"{STUDENT}.pt")})
+    assert plan is not None
+    with tempfile.TemporaryDirectory() as place:
+        trainer = CompressTrainer.bound(plan)(overrides={**native, "project": place, "name": "run"})
+        begun: list[float] = []
+        steps: list[float] = []
+        trainer.add_callback("on_train_batch_start", lambda trainer: begun.append(time.perf_counter()))
+        trainer.add_callback("on_train_batch_end", lambda trainer: steps.append(time.perf_counter() - begun[-1]))
+        trainer.train()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps({"step_seconds": statistics.median(steps[SKIPPED:]), "peak_resident_mib": round(peak)}))
+
+
+def _claims(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def of(kind: str, key: str) -> list[float]:
+        return [row[key] for row in sorted(rows, key=lambda row: row["turn"]) if row["candidate"] == kind]
+
+    def ratio(key: str, to: str) -> float:
+        return statistics.median(a / b for a, b in zip(of("ours", key), of(to, key), strict=True))
+
+    time_ratio, memory_ratio = ratio("step_seconds", "native"), ratio("peak_resident_mib", "native")
+    return [
+        {
+            "id": "distill.step_cost",
+            "statement": f"{STUDENT} with {TEACHER} as teacher, batch {SETTINGS['batch']} at {IMGSZ} px, {TURNS} turns:"
+            f" a step with our default takes {time_ratio:.3f} of one with distill_model=, and "
+            f"{ratio('step_seconds', 'none'):.3f} of one without a teacher; peak resident memory {memory_ratio:.3f} "
+            f"(at most {MEMORY_TARGET})",
+            "value": round(time_ratio, 3),
+            "unit": "of a native step",
+            "target": f"<= {TIME_TARGET}",
+            "holds": time_ratio <= TIME_TARGET and memory_ratio <= MEMORY_TARGET,
+            "seeds": [0],
+        }
+    ]
+
+
+if __name__ == "__main__":
+    if sys.argv[1:]:
+        one(sys.argv[1], Path(sys.argv[2]), sys.argv[3])
+    else:
+        sys.exit(main())

@@ -1,0 +1,95 @@
+# Copyright (C) 2026 yolo_compress contributors. SPDX-License-Identifier: AGPL-3.0-or-later
+"""Options of the stages that follow pruning: training, quantization, engines, the benchmark and the gates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import field_validator
+
+from yolo_compress.recipe.options import ENGINE_PRECISIONS, Names, Section, Setting, option, suggest
+
+Target = Literal["openvino", "onnxruntime", "tensorrt"]
+NATIVE_CANDIDATES = ("native:fp32", "native:int8", "native:onnx-fp32", "native:onnx-int8")
+
+
+class TrainSection(Section):
+    """The training run that recovers accuracy."""
+
+    fast_cpu: bool = option(
+        False,
+        "On a CPU: channels_last, loader processes that overlap with compute, and bfloat16 where amp=bf16.",
+        flag="fast_cpu",
+    )
+    settings: dict[str, Setting] = option(
+        {}, "Settings of `yolo train`, such as epochs, batch, lr0; checked against the installed Ultralytics."
+    )
+
+    @field_validator("settings", mode="before")
+    @classmethod
+    def _single_values(cls, value: Any) -> Any:
+        for name, setting in value.items() if isinstance(value, dict) else ():
+            if isinstance(setting, Mapping):
+                raise ValueError(f"'{name}' is a mapping; settings of `yolo train` are single values or lists")
+        return value
+
+
+class QuantizeSection(Section):
+    """Post-training quantization to INT8."""
+
+    target: Target = option("openvino", "Runtime whose quantization scheme is followed.", flag="quantize_target")
+    range: Literal["mse", "minmax"] = option("mse", "How activation ranges are chosen.", flag="quantize_range")
+    images: int = option(256, "Training images that ranges are chosen on.", flag="quantize_images", ge=1)
+    keep: Names = option((), "Layers left in float, by module name or prefix, such as model.22.", flag="quantize_keep")
+
+
+class BuildSection(Section):
+    """The engines to build, each `runtime:precision`."""
+
+    engines: Names = option(("openvino:int8",), "Engines to build, such as openvino:int8.", flag="engines")
+
+    @field_validator("engines")
+    @classmethod
+    def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        known = [f"{engine}:{precision}" for engine, row in ENGINE_PRECISIONS.items() for precision in row]
+        for name in value:
+            if name not in known:
+                raise ValueError(f"'{name}' is not an engine and precision; {suggest(name, known)}")
+        return value
+
+
+class BenchSection(Section):
+    """What is measured and against what."""
+
+    candidates: Names = option(
+        ("native:fp32", "native:int8"), "Native exports measured beside ours.", flag="bench_candidates"
+    )
+    rounds: int = option(100, "Timed rounds; in each one every candidate runs once.", flag="bench_rounds", ge=3)
+    warmup: int = option(10, "Rounds that are not counted.", flag="bench_warmup", ge=0)
+    threads: int | None = option(None, "Threads of each runtime; all cores when not given.", flag="bench_threads", ge=1)
+    images: int | None = option(None, "Validation images to use; all when not given.", flag="bench_images", ge=1)
+
+    @field_validator("candidates")
+    @classmethod
+    def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if name not in NATIVE_CANDIDATES:
+                raise ValueError(f"'{name}' is not a native candidate; {suggest(name, NATIVE_CANDIDATES)}")
+        return value
+
+
+class GateSection(Section):
+    """Accuracy gates: the most mAP50-95 points each stage may leave the model below the one that was given."""
+
+    train: float | None = option(
+        None, "Most mAP50-95 points below the given model after training.", flag="max_drop", gt=0
+    )
+    quantize: float | None = option(
+        None, "Most mAP50-95 points below the given model after quantization.", flag="max_drop_quantize", gt=0
+    )
+    on_fail: Literal["stop", "step_back"] = option(
+        "stop",
+        "At a gate that is not met: stop with exit code 3, or carry on from the last artifact that passed.",
+        flag="gate_on_fail",
+    )
