@@ -5,7 +5,7 @@ Usage: YOLO_COMPRESS_DATA=DIR python -m benchmarks.distill_step_cost
 
 yolov8n learns from yolov8s. The three take turns, each time in a process of its own that trains the same batches, so
 that its peak of resident memory is its own. A step is timed from the start of a batch to its end; the first steps, in
-which memory is found and projectors are fitted, do not count. What is claimed is the median of paired ratios over turns.
+which memory is found and projectors are fitted, do not count. What is claimed is the median of paired ratios.
 """
 
 from __future__ import annotations

@@ -10,6 +10,9 @@ import pytest
 import torch
 
 from yolo_compress.bench.accuracy import detect, evaluate
+from yolo_compress.distill import LOSSES
+from yolo_compress.distill.answer import Answer, Pair, Scene, Side, head_channels
+from yolo_compress.distill.teacher import Teacher
 from yolo_compress.engines import engine_for
 from yolo_compress.host import checkpoint
 from yolo_compress.host.data import image_batches, read_data, sample
@@ -18,7 +21,8 @@ from yolo_compress.host.export import export_onnx
 from yolo_compress.prune import OutputWeights, mask, prune
 from yolo_compress.prune.output import distance
 from yolo_compress.quantize import quantize_onnx
-from yolo_compress.recipe import PruneSection
+from yolo_compress.recipe import DistillSection, PruneSection
+from yolo_compress.recipe.distill import LossOptions
 
 pytestmark = pytest.mark.real_data
 WEIGHTS = ("yolov8n", "yolov8s", "yolo11n-int8dq", "yolo26n-int8dq")
@@ -80,3 +84,45 @@ def test_int8_keeps_the_accuracy_of_float(real_data, data, tmp_path):
     assert exact > 0.25
     assert exact - INT8_DROP < quantized
     assert not np.isclose(exact, quantized, atol=1e-9), "nothing was quantized"
+
+
+TAUGHT = (
+    ("yolov8n", "yolov8s"),
+    ("yolov8n", "yolo11n-int8dq"),
+    ("yolo11n-int8dq", "yolov8s"),
+    ("yolo26n-int8dq", "yolo26n-int8dq"),
+    ("pruned yolov8n", "yolov8n"),
+)
+
+
+@pytest.mark.parametrize(("student", "teacher"), TAUGHT)
+def test_a_step_brings_a_student_nearer_to_its_teacher(real_data, data, student, teacher):
+    model = checkpoint.load_model(real_data / f"weights/{student.removeprefix('pruned ')}.pt")
+    if student.startswith("pruned"):
+        model = prune(model, config=PruneSection(ratio=0.2, importance="l2", repair="nothing"), imgsz=IMGSZ).model
+    if student == teacher:  # a student that already says what its teacher says has nothing to learn
+        with torch.no_grad():
+            model.model[4].cv2.conv.weight.mul_(0.9)
+    guide = Teacher(real_data / f"weights/{teacher}.pt")
+    side = Side(model, head_channels(model), "student")
+    names = checkpoint.names(model)
+    guide.prepare(side, names, (), device=torch.device("cpu"), cache=False)
+    pair = Pair(side, guide.side, LossOptions(), guide.class_index(names))
+    losses = [LOSSES[name].build(pair) for name in DistillSection().losses]
+    parts = [model, *(loss.modules() for loss in losses)]
+    model.requires_grad_().eval().model[-1].training = True
+    images = torch.from_numpy(next(image_batches(data.train[:4], IMGSZ)))
+    scene = Scene((IMGSZ, IMGSZ), len(images))
+    answer = guide(images)
+
+    def total():
+        said = Answer.read(model(images), {})
+        return sum(loss(said, answer, scene).sum() for loss in losses)
+
+    before = total()
+    optimizer = torch.optim.SGD([p for part in parts for p in part.parameters() if p.requires_grad], lr=1e-6)
+    before.backward()
+    optimizer.step()
+    with torch.no_grad():
+        after = total()
+    assert 0 < after < before
