@@ -15,8 +15,9 @@ from yolo_compress.errors import DataError, UnsupportedModel, UsageError, requir
 from yolo_compress.quantize.affine import Affine
 from yolo_compress.quantize.calibration import observe
 from yolo_compress.quantize.graph import insert, source_tensor
+from yolo_compress.quantize.histogram import Histogram
 from yolo_compress.quantize.placement import Group, Placement, Wiring, place
-from yolo_compress.quantize.ranges import FUNCTIONS, RANGES, Form, Histogram, relative_error
+from yolo_compress.quantize.ranges import FUNCTIONS, RANGES, Form, relative_error
 from yolo_compress.quantize.scheme import SCHEMES, Scheme
 
 if TYPE_CHECKING:

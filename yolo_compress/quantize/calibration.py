@@ -11,8 +11,8 @@ import numpy as np
 
 from yolo_compress.errors import DataError, EngineError, UnsupportedModel, UsageError, require
 from yolo_compress.host.data import image_batches
+from yolo_compress.quantize.histogram import Histogram
 from yolo_compress.quantize.placement import Group
-from yolo_compress.quantize.ranges import Histogram
 
 if TYPE_CHECKING:
     import onnx
@@ -28,7 +28,7 @@ def observe(
 ) -> dict[Group, Histogram]:
     """Run a float model over images and return what each group of tensors held.
 
-    The first pass finds the limits, the second fills histograms between them, so memory does not grow with the images.
+    One pass: histograms widen as values come in, so memory does not grow with the images.
 
     Raises:
         DataError: There are no images, or one cannot be read.
@@ -39,27 +39,21 @@ def observe(
     if not images:
         raise DataError("the calibration set is empty; give data=FILE.yaml with training images")
     runner = _Runner(model, [name for group in groups for name in group.observed], imgsz)
-    limits = dict.fromkeys(groups, (np.inf, -np.inf))
+    seen = {group: Histogram() for group in groups}
     for values in runner.run(images, "looking for ranges", progress):
-        for group in groups:
-            for name in group.observed:
-                limits[group] = _widened(limits[group], name, values[name])
-    seen = {group: Histogram(*limits[group]) for group in groups}
-    for values in runner.run(images, "filling histograms", progress):
         for group, histogram in seen.items():
             for name in group.observed:
+                _check_finite(name, values[name])
                 histogram.add(values[name])
     return seen
 
 
-def _widened(limits: tuple[float, float], name: str, values: np.ndarray) -> tuple[float, float]:
-    low, high = float(values.min()), float(values.max())
-    if not (np.isfinite(low) and np.isfinite(high)):
+def _check_finite(name: str, values: np.ndarray) -> None:
+    if not np.isfinite(float(values.min()) + float(values.max())):
         raise UnsupportedModel(
             f"activation '{name}' is not finite on a calibration image; the weights are damaged or training diverged: "
             "quantize a checkpoint whose validation works"
         )
-    return min(limits[0], low), max(limits[1], high)
 
 
 class _Runner:

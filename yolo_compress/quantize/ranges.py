@@ -4,38 +4,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 from yolo_compress.quantize.affine import Affine, from_range
+from yolo_compress.quantize.histogram import Histogram
 
-BINS = 4096  # sixteen per code at full range, and still four per code at a quarter of it
 STEPS = 60  # candidates per side in each sweep of the mse search
+PERCENTILE = 99.99
+HALF_BINS = 2048  # per side, of the histogram that the entropy search looks at, as TensorRT has them
+LEVELS = 128  # per side of zero
 SMALLEST_SHARE = 0.05  # of the observed range; a lone outlier can be twenty times what matters
 
 Function = Callable[[np.ndarray], np.ndarray]
-
-
-@dataclass
-class Histogram:
-    """Counts of values between two limits in equal bins, filled batch by batch in bounded memory."""
-
-    low: float
-    high: float
-    counts: np.ndarray = field(default_factory=lambda: np.zeros(BINS, np.int64))
-
-    def add(self, values: np.ndarray) -> None:
-        """Count values; those outside of the limits go to the outermost bins."""
-        span = max(self.high - self.low, np.finfo(np.float32).tiny)
-        place = (values.ravel() - np.float32(self.low)) * np.float32(BINS / span)
-        index = np.clip(place, 0, BINS - 1).astype(np.int32)
-        self.counts += np.bincount(index, minlength=BINS)
-
-    @property
-    def centres(self) -> np.ndarray:
-        """The middle of each bin as float64 (BINS,)."""
-        return self.low + (np.arange(BINS) + 0.5) * ((self.high - self.low) / BINS)
 
 
 @dataclass(frozen=True)
@@ -62,6 +44,96 @@ class Form:
 def minmax(seen: Histogram, form: Form, through: Function | None = None) -> tuple[float, float]:
     """Return the smallest and the largest value seen."""
     return seen.low, seen.high
+
+
+def average(seen: Histogram, form: Form, through: Function | None = None) -> tuple[float, float]:
+    """Return the mean over the images of the smallest and of the largest value, so that one outlier counts once."""
+    return seen.average
+
+
+def percentile(seen: Histogram, form: Form, through: Function | None = None) -> tuple[float, float]:
+    """Return the range that holds `PERCENTILE` per cent of the values, half of the rest cut off on each side.
+
+    Symmetric ranges are those of the absolute values.
+    """
+    if form.symmetric:
+        counts, width = seen.about_zero(HALF_BINS)
+        folded = counts[HALF_BINS:] + np.concatenate([[0], counts[:HALF_BINS][::-1]])
+        edge = (cut(folded, PERCENTILE / 100) + 0.5) * width
+        peak = max(-seen.low, seen.high)
+        return -min(edge, peak), min(edge, peak)
+    outside = (100 - PERCENTILE) / 200
+    low = (seen.first + cut(seen.counts, outside)) * seen.width
+    high = (seen.first + cut(seen.counts, 1 - outside) + 1) * seen.width
+    return max(low, seen.low), min(high, seen.high)
+
+
+def cut(counts: np.ndarray, share: float) -> int:
+    """Return the first bin up to which at least a share of the counts lies."""
+    return int(np.searchsorted(np.cumsum(counts) / counts.sum(), share))
+
+
+def entropy(seen: Histogram, form: Form, through: Function | None = None) -> tuple[float, float]:
+    """Return the range that keeps most of the distribution, by the Kullback-Leibler divergence of its quantized form.
+
+    An asymmetric range ends at the smallest value, where that lies nearer to zero.
+    """
+    counts, width = seen.about_zero(HALF_BINS)
+    edge = (entropy_threshold(counts, LEVELS) + 0.5) * width
+    peak = max(-seen.low, seen.high)
+    edge = min(edge, peak)
+    return (-edge, edge) if form.symmetric else (max(-edge, seen.low), min(edge, seen.high))
+
+
+def entropy_threshold(counts: np.ndarray, levels: int) -> int:
+    """Return how many bins on each side of the middle one to keep.
+
+    For each candidate, P is the kept part, with what lies outside added to its ends, and Q is the kept part merged into
+    `levels`, each spread evenly again. The candidate with the least `sum P log(P / Q)` wins. Both are smoothed: every
+    empty bin takes 1e-4 from the others.
+
+    Source: Migacz 2017, 8-bit Inference with TensorRT (GTC, session 7310), on both sides of zero.
+
+    Args:
+        counts: (2 * half + 1,) integers, bin `half` around zero.
+        levels: How many the kept part is merged into.
+    """
+    half = len(counts) // 2
+    best, found = np.inf, half
+    total = np.concatenate([[0], np.cumsum(counts)])
+    for keep in range(levels // 2, half + 1):
+        start, end = half - keep, half + keep + 1
+        kept = counts[start:end]
+        p = kept.copy()
+        p[0] += total[start]
+        p[-1] += total[-1] - total[end]
+        merged = len(kept) // levels
+        group = np.minimum(np.arange(len(kept)) // merged, levels - 1)
+        spread = np.arange(len(kept)) < levels * merged  # what is left over counts for the last level, and gets nothing
+        filled = p != 0
+        sums = np.bincount(group, weights=kept, minlength=levels)
+        sizes = np.bincount(group, weights=filled & spread, minlength=levels)
+        q = np.where(spread, np.floor(sums / np.maximum(sizes, 1))[group] * (sizes[group] > 0), 0)
+        smooth_p, smooth_q = smoothed(p), smoothed(q)
+        if smooth_p is None or smooth_q is None:
+            continue
+        p_share, q_share = smooth_p / smooth_p.sum(), smooth_q / smooth_q.sum()
+        divergence = float((p_share * np.log(p_share / q_share)).sum())
+        if divergence < best:
+            best, found = divergence, keep
+    return found
+
+
+def smoothed(counts: np.ndarray, share: float = 1e-4) -> np.ndarray | None:
+    """Return counts in which every empty bin has `share`, taken evenly from the others; None where they are too few."""
+    empty = counts == 0
+    others = len(counts) - int(empty.sum())
+    if not others:
+        return None
+    taken = share * int(empty.sum()) / others
+    if taken >= 1:
+        return None
+    return counts.astype(np.float32) + np.where(empty, np.float32(share), np.float32(-taken))
 
 
 def mse(seen: Histogram, form: Form, through: Function | None = None) -> tuple[float, float]:
@@ -96,6 +168,9 @@ RANGES = {
     entry.name: entry
     for entry in (
         RangeMethod("minmax", "Smallest and largest value seen.", minmax),
+        RangeMethod("average", "Mean over the images of their smallest and largest value.", average),
+        RangeMethod("percentile", f"Range that holds {PERCENTILE} % of the values.", percentile),
+        RangeMethod("entropy", "Range whose quantized distribution diverges least, as TensorRT calibrates.", entropy),
         RangeMethod("mse", "Range with the least squared error; outliers are clipped.", mse),
     )
 }

@@ -39,7 +39,9 @@ class QuantizeSection(Section):
     """Post-training quantization to INT8."""
 
     target: Target = option("openvino", "Runtime whose quantization scheme is followed.", flag="quantize_target")
-    range: Literal["mse", "minmax"] = option("mse", "How activation ranges are chosen.", flag="quantize_range")
+    range: Literal["mse", "minmax", "average", "percentile", "entropy"] = option(
+        "mse", "How activation ranges are chosen.", flag="quantize_range"
+    )
     images: int = option(256, "Training images that ranges are chosen on.", flag="quantize_images", ge=1)
     keep: Names = option((), "Layers left in float, by module name or prefix, such as model.22.", flag="quantize_keep")
 

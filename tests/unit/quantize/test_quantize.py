@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import typing
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -14,7 +16,9 @@ from yolo_compress.host import checkpoint
 from yolo_compress.host.data import read_data
 from yolo_compress.host.export import export_onnx, onnx_metadata
 from yolo_compress.quantize import RANGES, SCHEMES, quantize_onnx
-from yolo_compress.quantize.ranges import Form, Histogram, mse
+from yolo_compress.quantize.histogram import Histogram
+from yolo_compress.quantize.ranges import Form, mse
+from yolo_compress.recipe import QuantizeSection
 
 # random weights amplify nothing in particular, so an INT8 graph stays within a few percent of the float one
 RELATIVE_ERROR = 0.15
@@ -119,7 +123,7 @@ def test_mse_range_beats_every_range_on_a_grid():
     rng = np.random.default_rng(0)
     values = np.concatenate([rng.normal(0, 1, 20000), [40.0, -3.0]]).astype(np.float32)
     for symmetric in (True, False):
-        form, seen = Form(symmetric, symmetric), Histogram(float(values.min()), float(values.max()))
+        form, seen = Form(symmetric, symmetric), Histogram()
         seen.add(values)
 
         def error(low, high, form=form, seen=seen):
@@ -138,7 +142,19 @@ def test_mse_range_beats_every_range_on_a_grid():
 def test_few_images_are_noted(graphs, images, tmp_path):
     result = quantize_onnx(graphs / "yolov8n.onnx", tmp_path / "a.onnx", images=images, imgsz=64)
     assert any("ranges come from 8 images; from 100 on" in note for note in result.notes)
-    assert set(RANGES) == {"minmax", "mse"}
+    assert set(RANGES) == set(typing.get_args(QuantizeSection.model_fields["range"].annotation))
+
+
+@pytest.mark.parametrize("target", list(SCHEMES))
+@pytest.mark.parametrize("name", list(RANGES))
+def test_every_range_quantizes_for_every_target(graphs, images, tmp_path, target, name):
+    out = tmp_path / "a.onnx"
+    result = quantize_onnx(graphs / "yolov8n.onnx", out, images=images, imgsz=64, target=target, range=name)
+    made = [row for row in result.layers if row.precision == "int8"]
+    assert made
+    assert all(row.method in (name, "fixed") for row in made)
+    assert all(0 <= row.error < 0.2 for row in made)
+    onnxruntime.InferenceSession(str(out), providers=["CPUExecutionProvider"])
 
 
 def test_bad_input(graphs, images, tmp_path):
