@@ -132,8 +132,8 @@ def test_an_absent_section_is_a_stage_that_does_not_run():
         ({"distill": {"losses": {"cwd": -1}}}, "the weight of 'cwd' is -1; give a number of at least 0"),
         ({"distill": {"losses": {}}}, "no loss is named"),
         (
-            {"distill": {"losses": {"cwd": {"weigth": 1}}}},
-            "'distill.losses.cwd.weigth' is not an option; did you mean weight?",
+            {"distill": {"losses": {"cwd": {"weights": 1}}}},
+            "'distill.losses.cwd.weights' is not an option; did you mean weight?",
         ),
         ({"distill": {"teacher": [{"path": "s.pt", "level": 3}]}}, "is not an option; did you mean levels?"),
         ({"distill": {"teacher": "self", "close_epochs": -1}}, "give a number of epochs, or mosaic"),
