@@ -6,6 +6,7 @@ A block stands between `<!-- begin: NAME -->` and `<!-- end -->`, where NAME is
 * `results`: the table of benchmarks/results/spine_run.json, whose rows are those of a bench.json (`BenchRow`), and
   which has `imgsz`, `images` and `model` beside the keys of every result file;
 * `training_free`: benchmarks/results/prune_training_free.json, a line per way to prune and a column per model;
+* `recovery`: benchmarks/results/prune_recovery.json, a line per way to prune, means over seeds;
 * `weights`: benchmarks/results/prune_weights.json, a line per mask;
 * `modes`: the help of the whole command;
 * `help MODE`: the help of a mode;
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import json
 import re
+import statistics
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -30,6 +32,7 @@ from yolo_compress.report import content, markdown
 ROOT = Path(__file__).resolve().parents[1]
 SPINE_RUN = ROOT / "benchmarks" / "results" / "spine_run.json"
 TRAINING_FREE = ROOT / "benchmarks" / "results" / "prune_training_free.json"
+RECOVERY = ROOT / "benchmarks" / "results" / "prune_recovery.json"
 WEIGHTS = ROOT / "benchmarks" / "results" / "prune_weights.json"
 COLUMNS = (
     "Candidate",
@@ -107,6 +110,17 @@ def training_free_table(tree: dict[str, Any]) -> str:
     return f"{_markdown(lines)}\n\n{_circumstances(tree)}"
 
 
+def recovery_table(tree: dict[str, Any]) -> str:
+    """Return share of the time and mAP50-95 before and after the same training, means over seeds."""
+    lines = [["pruned by", "share of the time", "mAP50-95 before", "trained", "seeds"], ["---", *["---:"] * 4]]
+    for name in dict.fromkeys(row["candidate"] for row in tree["rows"]):
+        rows = [row for row in tree["rows"] if row["candidate"] == name]
+        keys = ("latency_ratio", "map50_95_points_before", "map50_95_points")
+        ratio, before, after = (statistics.mean(row[key] for row in rows) for key in keys)
+        lines.append([name, f"{ratio:.3f}", f"{before:.1f}", f"{after:.1f}", str(len(rows))])
+    return f"{_markdown(lines)}\n\n{_circumstances(tree)}"
+
+
 def weights_table(tree: dict[str, Any]) -> str:
     """Return accuracy, compressed size and times of masked models."""
     runtimes = list(dict.fromkeys(name for row in tree["rows"] for name in row.get("ratios", {})))
@@ -156,6 +170,7 @@ def _section(name: str) -> str:
 RENDERERS: dict[str, Callable[[str], str | None]] = {
     "results": lambda _: _from(SPINE_RUN, results_table),
     "training_free": lambda _: _from(TRAINING_FREE, training_free_table),
+    "recovery": lambda _: _from(RECOVERY, recovery_table),
     "weights": lambda _: _from(WEIGHTS, weights_table),
     "modes": _modes,
     "help": _help,

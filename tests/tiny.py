@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 import numpy as np
@@ -65,3 +66,9 @@ def write_data(folder: Path, *, train: int = 8, val: int = 4, size: int = 64, se
     path = folder / "data.yaml"
     path.write_text("train: images/train\nval: images/val\nnames: {0: disc, 1: box, 2: bar}\n")
     return path
+
+
+def losses(folder: Path) -> list[dict[str, str]]:
+    """Return the losses of each epoch as they stand in results.csv of a run, without times."""
+    with (folder / "results.csv").open() as stream:
+        return [{k.strip(): v for k, v in row.items() if "loss" in k} for row in csv.DictReader(stream)]

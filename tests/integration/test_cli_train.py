@@ -3,13 +3,12 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-LOSSES = ("box_loss", "cls_loss", "dfl_loss")
+from tests.tiny import losses
 
 
 def train(command: list[str], model: Path, data: Path, project: Path) -> list[dict[str, str]]:
@@ -24,8 +23,7 @@ def train(command: list[str], model: Path, data: Path, project: Path) -> list[di
         check=False,
     )
     assert run.returncode == 0, run.stdout + run.stderr
-    with (project / "run" / "results.csv").open() as stream:
-        return [{k: v for k, v in row.items() if k.endswith(LOSSES)} for row in csv.DictReader(stream)]
+    return losses(project / "run")
 
 
 def test_without_our_keys_the_losses_are_those_of_yolo(make_checkpoint, tiny_data, tmp_path):

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import shutil
 import subprocess
@@ -13,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.tiny import losses
 from yolo_compress import train as training
 from yolo_compress.distill.registry import LOSSES
 from yolo_compress.errors import UsageError
@@ -20,30 +20,6 @@ from yolo_compress.host import checkpoint
 from yolo_compress.host.trainer import STATE_FILE, CompressTrainer
 
 STILL = dict.fromkeys(("translate", "scale", "fliplr", "hsv_h", "hsv_s", "hsv_v", "mosaic"), 0.0)
-
-
-@pytest.fixture
-def settings(tiny_data, tmp_path):
-    return {
-        "data": str(tiny_data),
-        "epochs": 2,
-        "imgsz": 64,
-        "batch": 4,
-        "nbs": 4,
-        "project": str(tmp_path / "runs"),
-        "plots": False,
-        "device": "cpu",
-        "optimizer": "SGD",
-        "lr0": 0.01,
-        "warmup_epochs": 0,
-        "mosaic": 0.0,
-        "seed": 3,
-    }
-
-
-def rows_of(folder: Path) -> list[dict[str, str]]:
-    with (folder / "results.csv").open() as stream:
-        return [{k.strip(): v for k, v in row.items() if "loss" in k} for row in csv.DictReader(stream)]
 
 
 def weights_of(folder: Path) -> dict[str, torch.Tensor]:
@@ -61,7 +37,7 @@ def test_a_weight_of_zero_is_bit_identical_to_no_distillation(make_checkpoint, s
     student, teacher = make_checkpoint(family), make_checkpoint(family, name="t.pt", seed=1)
     YOLO(str(student)).train(name="stock", **settings)
     training.train(student, name="zero", teacher=str(teacher), distill="cwd=0,response=0,ld=0", **settings)
-    assert rows_of(tmp_path / "runs" / "stock") == rows_of(tmp_path / "runs" / "zero")
+    assert losses(tmp_path / "runs" / "stock") == losses(tmp_path / "runs" / "zero")
     assert same(weights_of(tmp_path / "runs" / "stock"), weights_of(tmp_path / "runs" / "zero"))
 
 
@@ -71,7 +47,7 @@ def test_all_losses_at_once_leave_a_stock_student(make_checkpoint, settings, tmp
     wanted = [n for n in LOSSES if not (n == "ld" and family == "yolo26n") and not (n == "psa" and family == "yolov8n")]
     training.train(student, name="run", teacher=str(teacher), distill=",".join(wanted), **settings)
     folder = tmp_path / "runs" / "run"
-    for row in rows_of(folder):
+    for row in losses(folder):
         assert all(float(row[f"train/{name}_loss"]) > 0 for name in wanted)
         assert all(float(row[f"val/{name}_loss"]) == 0 for name in wanted)
     best = folder / "weights" / "best.pt"
@@ -95,10 +71,10 @@ def test_without_labels_images_alone_teach(make_checkpoint, settings, tmp_path):
         cache.unlink()
     training.train(student, name="without", **flags, **settings)
     for name in ("with", "without"):
-        for row in rows_of(tmp_path / "runs" / name):
+        for row in losses(tmp_path / "runs" / name):
             assert float(row["train/box_loss"]) == float(row["train/cls_loss"]) == float(row["train/dfl_loss"]) == 0
             assert float(row["train/ld_loss"]) > 0
-    assert float(rows_of(tmp_path / "runs" / "with")[0]["val/cls_loss"]) > 0
+    assert float(losses(tmp_path / "runs" / "with")[0]["val/cls_loss"]) > 0
     assert same(weights_of(tmp_path / "runs" / "with"), weights_of(tmp_path / "runs" / "without"))
     assert not same(weights_of(tmp_path / "runs" / "with"), checkpoint.load_model(student).state_dict())
 
@@ -107,10 +83,10 @@ def test_closing_epochs_and_schedules(make_checkpoint, settings, tmp_path):
     student, teacher = make_checkpoint(), make_checkpoint(name="t.pt", seed=1)
     # one batch of all images, and steps so small that a loss changes by its weight alone
     settings |= {**STILL, "epochs": 4, "batch": 8, "lr0": 1e-9, "close_mosaic": 1}
-    losses = {"response": {"schedule": "linear"}, "cwd": {"weight": 2.0}}
+    wanted = {"response": {"schedule": "linear"}, "cwd": {"weight": 2.0}}
     flags = {"teacher": str(teacher), "distill_close_epochs": "mosaic"}
-    training.train(student, name="run", distill=losses, **flags, **settings)
-    found = {name: [float(r[f"train/{name}_loss"]) for r in rows_of(tmp_path / "runs" / "run")] for name in losses}
+    training.train(student, name="run", distill=wanted, **flags, **settings)
+    found = {name: [float(r[f"train/{name}_loss"]) for r in losses(tmp_path / "runs" / "run")] for name in wanted}
     assert found["cwd"][:3] == pytest.approx([found["cwd"][0]] * 3, rel=0.05)
     assert [v / found["response"][0] for v in found["response"][:3]] == pytest.approx([1, 3 / 4, 2 / 4], rel=0.05)
     assert found["cwd"][3] == found["response"][3] == 0
@@ -120,7 +96,7 @@ def test_warm_up_rises_from_zero(make_checkpoint, settings, tmp_path):
     student, teacher = make_checkpoint(), make_checkpoint(name="t.pt", seed=1)
     settings |= {**STILL, "epochs": 4, "batch": 8, "lr0": 1e-9}
     training.train(student, name="run", teacher=str(teacher), distill="cwd", distill_warmup=0.5, **settings)
-    found = [float(row["train/cwd_loss"]) for row in rows_of(tmp_path / "runs" / "run")]
+    found = [float(row["train/cwd_loss"]) for row in losses(tmp_path / "runs" / "run")]
     assert [value / found[3] for value in found] == pytest.approx([0, 1 / 2, 1, 1], rel=0.05)
 
 
@@ -132,7 +108,7 @@ def test_two_equal_teachers_are_one_and_a_chain_takes_turns(make_checkpoint, set
     flags = {"distill": "response,at,iou", **settings}
     training.train(student, name="one", teacher=str(one), **flags)
     training.train(student, name="twice", teacher=f"{one},{one}", **flags)
-    for a, b in zip(*(rows_of(tmp_path / "runs" / name) for name in ("one", "twice")), strict=True):
+    for a, b in zip(*(losses(tmp_path / "runs" / name) for name in ("one", "twice")), strict=True):
         assert {k: float(v) for k, v in a.items()} == pytest.approx({k: float(v) for k, v in b.items()}, rel=1e-3)
     asked = []
     answer = Teacher.__call__
@@ -143,7 +119,7 @@ def test_two_equal_teachers_are_one_and_a_chain_takes_turns(make_checkpoint, set
     teachers = [{"path": str(one), "levels": [3]}, {"path": str(other), "levels": [4, 5]}]
     training.train(student, name="levels", teacher=teachers, distill_trust="fit", **flags)
     assert asked == ["a.pt", "b.pt"] * 4
-    assert all(float(row["train/response_loss"]) > 0 for row in rows_of(tmp_path / "runs" / "levels"))
+    assert all(float(row["train/response_loss"]) > 0 for row in losses(tmp_path / "runs" / "levels"))
 
 
 def test_a_cache_gives_the_same_run_and_refuses_augmentation(make_checkpoint, settings, tmp_path, monkeypatch):
@@ -162,7 +138,7 @@ def test_a_cache_gives_the_same_run_and_refuses_augmentation(make_checkpoint, se
         passes.clear()
         training.train(student, name=name, distill_cache=cached, **flags, **settings)
         assert len(passes) == (2 if cached else 6)
-    for a, b in zip(*(rows_of(tmp_path / "runs" / name) for name in ("asked", "kept")), strict=True):
+    for a, b in zip(*(losses(tmp_path / "runs" / name) for name in ("asked", "kept")), strict=True):
         assert {k: float(v) for k, v in a.items()} == pytest.approx(
             {k: float(v) for k, v in b.items()}, rel=2e-2, abs=1e-4
         )
@@ -193,7 +169,7 @@ train.train({str(student)!r}, name="cut", **{ {**flags, **settings}!r})
     weights = tmp_path / "runs" / "cut" / "weights"
     assert (weights / STATE_FILE).is_file()
     training.train(weights / "last.pt", resume=True)
-    whole, cut = (rows_of(tmp_path / "runs" / name) for name in ("whole", "cut"))
+    whole, cut = (losses(tmp_path / "runs" / name) for name in ("whole", "cut"))
     assert len(whole) == len(cut) == 4
     for a, b in zip(whole, cut, strict=True):
         assert {k: float(v) for k, v in a.items()} == pytest.approx({k: float(v) for k, v in b.items()}, abs=1e-4)
@@ -217,7 +193,7 @@ def test_a_ddp_worker_builds_the_same_attachments(make_checkpoint, settings, tmp
         file.unlink()
         file.with_suffix(".pt").unlink()
     assert ran.returncode == 0, ran.stderr[-2000:]
-    assert rows_of(tmp_path / "runs" / "there") == rows_of(tmp_path / "runs" / "here")
+    assert losses(tmp_path / "runs" / "there") == losses(tmp_path / "runs" / "here")
 
 
 @pytest.mark.parametrize(

@@ -106,9 +106,11 @@ def test_a_step_brings_a_student_nearer_to_its_teacher(real_data, data, student,
     guide = Teacher(real_data / f"weights/{teacher}.pt")
     side = Side(model, head_channels(model), "student")
     names = checkpoint.names(model)
-    guide.prepare(side, names, (), device=torch.device("cpu"), cache=False)
-    pair = Pair(side, guide.side, LossOptions(), guide.class_index(names))
-    losses = [LOSSES[name].build(pair) for name in DistillSection().losses]
+    guide.check_levels(side)
+    classes = guide.class_index(names)
+    guide.prepare(classes, (), device=torch.device("cpu"), cache=False)
+    wanted = DistillSection().losses
+    losses = [LOSSES[n].build(Pair(side, guide.side, n, LossOptions(), classes)) for n in wanted]
     parts = [model, *(loss.modules() for loss in losses)]
     model.requires_grad_().eval().model[-1].training = True
     images = torch.from_numpy(next(image_batches(data.train[:4], IMGSZ)))

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import csv
 from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
@@ -11,38 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.tiny import tiny_model
+from tests.tiny import losses, tiny_model
 from yolo_compress import train as training
 from yolo_compress.errors import UsageError
 from yolo_compress.host import checkpoint
 from yolo_compress.host.trainer import STATE_FILE, CompressTrainer
-
-LOSSES = ("sparsity_loss", "box_loss", "cls_loss", "dfl_loss", "l1_loss", "cwd_loss", "response_loss")
-
-
-@pytest.fixture
-def settings(tiny_data, tmp_path):
-    return {
-        "data": str(tiny_data),
-        "epochs": 2,
-        "imgsz": 64,
-        "batch": 4,
-        "nbs": 4,
-        "project": str(tmp_path / "runs"),
-        "plots": False,
-        "device": "cpu",
-        "optimizer": "SGD",
-        "lr0": 0.01,
-        "warmup_epochs": 0,
-        "mosaic": 0.0,
-        "seed": 3,
-    }
-
-
-def losses(folder: Path) -> list[dict[str, str]]:
-    """Return the losses of each epoch as they stand in results.csv, without times."""
-    with (folder / "results.csv").open() as stream:
-        return [{k: v for k, v in row.items() if k.endswith(LOSSES)} for row in csv.DictReader(stream)]
 
 
 class Cut(Exception):

@@ -165,16 +165,21 @@ class Side:
 
 @dataclass(frozen=True)
 class Pair:
-    """Student and teacher, and the options of the loss that is built for them."""
+    """Student and teacher, and what is asked of the loss that is built for them.
+
+    Attributes:
+        student: Who learns.
+        teacher: Whom it follows.
+        loss: Name of the loss.
+        options: Its options.
+        classes: The teacher's class for each of the student's.
+    """
 
     student: Side
     teacher: Side
+    loss: str
     options: LossOptions
     classes: tuple[int, ...]
-
-    def temperature(self, default: float) -> float:
-        """Return the temperature that was asked for, or the loss's own."""
-        return default if self.options.temperature is None else self.options.temperature
 
 
 class Taps:

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from yolo_compress.distill.answer import Answer, Pair, Scene, Side, Taps, head_channels
-from yolo_compress.distill.registry import LOSSES, DistillLoss
+from yolo_compress.distill.loss import DistillLoss
+from yolo_compress.distill.registry import LOSSES
 from yolo_compress.distill.schedule import falling, rising, turn
 from yolo_compress.distill.teacher import Teacher, fit, shares
 from yolo_compress.errors import UsageError
@@ -74,11 +75,11 @@ class Distillation:
             teacher.check_levels(self._student)
             classes = teacher.class_index(names)
             built = {
-                name: LOSSES[name].build(Pair(self._student, teacher.side, options, classes))
+                name: LOSSES[name].build(Pair(self._student, teacher.side, name, options, classes))
                 for name, options in self.wanted.items()
             }
             taps = [tap for loss in built.values() for tap in loss.teacher_taps]
-            teacher.prepare(self._student, names, taps, device=trainer.device, cache=self.section.cache)
+            teacher.prepare(classes, taps, device=trainer.device, cache=self.section.cache)
             self._losses.append(built)
         self.names = tuple(self.wanted)
         self.projectors = nn.ModuleList(
@@ -201,9 +202,11 @@ class Distillation:
         return options.weight * left * rising(self.section.warmup, progress)
 
     def _scene(self, batch: Mapping[str, torch.Tensor]) -> Scene:
-        images = batch["img"]
+        images, trainer = batch["img"], self._trainer
+        assert trainer is not None
         kind = images.device.type
-        precision = (kind, torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else None
+        dtype = torch.bfloat16 if kind == "cpu" or trainer.args.amp == "bf16" else torch.float16
+        precision = (kind, dtype) if trainer.amp else None
         size = (images.shape[-2], images.shape[-1])
         if not self.labels:
             return Scene(size, len(images), precision=precision)
@@ -212,7 +215,7 @@ class Distillation:
 
     def _check_settings(self, trainer: CompressTrainer) -> None:
         """Refuse settings that would make a cache useless."""
-        on = [name for name in AUGMENTATIONS if float(getattr(trainer.args, name, 0) or 0)]
+        on = [name for name in AUGMENTATIONS if float(getattr(trainer.args, name) or 0)]
         if self.section.cache and on:
             raise UsageError(
                 f"the teacher's answers are kept by image, and {', '.join(on)} make every image look different each "

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from yolo_compress.distill.answer import Answer, Pair, Scene, Side
+from yolo_compress.distill.loss import DistillLoss, averaged
 from yolo_compress.errors import UsageError
 from yolo_compress.host.ultralytics import Attention
 
@@ -71,45 +71,31 @@ def attention_matrix(qkv: torch.Tensor, heads: int, key: int, value: int) -> tor
     return (query.transpose(-2, -1) @ keys * key**-0.5).log_softmax(-1)
 
 
-class HeadInputs:
-    """A loss that compares the inputs of the two heads level by level and trains nothing of its own."""
+class AttentionMaps(DistillLoss):
+    """Spatial and channel attention of the heads' inputs; the latter where widths agree."""
 
-    student_taps: tuple[str, ...] = ()
-    teacher_taps: tuple[str, ...] = ()
-
-    def __init__(self, pair: Pair) -> None:
-        if pair.options.layers:
-            raise UsageError("attention and at compare the inputs of the head; leave their layers out")
-        self.temperature = pair.temperature(0.5)
-
-    def modules(self) -> nn.Module:
-        """Return an empty module: there is nothing to train."""
-        return nn.ModuleList()
-
-
-class AttentionMaps(HeadInputs):
-    """Spatial and channel attention; the latter where widths agree."""
+    default_temperature = 0.5
 
     def __call__(self, student: Answer, teacher: Answer, scene: Scene) -> torch.Tensor:
         """Average over levels and images."""
-        pairs = list(zip(student.features, teacher.features, strict=True))
-        parts = [map_distance(s.float(), t.float(), self.temperature) for s, t in pairs]
-        return torch.stack(parts) / (len(parts) * scene.images)
+        pairs = zip(student.features, teacher.features, strict=True)
+        return averaged([map_distance(s.float(), t.float(), self.temperature) for s, t in pairs])
 
 
-class AttentionTransfer(HeadInputs):
-    """Energy maps, for any two widths."""
+class AttentionTransfer(DistillLoss):
+    """Energy maps of the heads' inputs, for any two widths."""
 
     def __call__(self, student: Answer, teacher: Answer, scene: Scene) -> torch.Tensor:
         """Average over levels and images."""
-        parts = [energy_distance(s.float(), t.float()) for s, t in zip(student.features, teacher.features, strict=True)]
-        return torch.stack(parts) / (len(parts) * scene.images)
+        pairs = zip(student.features, teacher.features, strict=True)
+        return averaged([energy_distance(s.float(), t.float()) for s, t in pairs])
 
 
-class AttentionMatrix:
+class AttentionMatrix(DistillLoss):
     """Which position each position of an attention block looks at: `KL(teacher || student)`, a mean over rows."""
 
     def __init__(self, pair: Pair) -> None:
+        super().__init__(pair)
         ours, theirs = (_blocks(side) for side in (pair.student, pair.teacher))
         shapes = [[block.num_heads for block in found.values()] for found in (ours, theirs)]
         if not ours or shapes[0] != shapes[1]:
@@ -123,18 +109,14 @@ class AttentionMatrix:
         ]
 
     def __call__(self, student: Answer, teacher: Answer, scene: Scene) -> torch.Tensor:
-        """Average over blocks, heads and positions; every block is a part of its own."""
+        """Average over blocks, heads and positions; blocks belong to no level."""
         parts = []
         for index, names in enumerate(zip(self.student_taps, self.teacher_taps, strict=True)):
             taps = (student.taps[names[0]].float(), teacher.taps[names[1]].float())
             ours, theirs = (attention_matrix(tap, *sizes[index]) for tap, sizes in zip(taps, self._sizes, strict=True))
             divergence = F.kl_div(ours, theirs, reduction="none", log_target=True).sum(-1)
             parts.append(divergence.mean((1, 2)))
-        return torch.stack(parts).mean(0, keepdim=True) / scene.images
-
-    def modules(self) -> nn.Module:
-        """Return an empty module: there is nothing to train."""
-        return nn.ModuleList()
+        return averaged(parts).sum(0, keepdim=True)
 
 
 def _blocks(side: Side) -> dict[str, Attention]:

@@ -28,16 +28,18 @@ class CrossHead(HeadLoss):
     Source: Wang et al. 2024, CrossKD: Cross-Head Knowledge Distillation for Object Detection.
     """
 
+    default_temperature = 10.0
+
     def __init__(self, pair: Pair) -> None:
         super().__init__(pair)
         self.classes = torch.tensor(pair.classes)
-        self.temperature = pair.temperature(10.0)
         self.student_taps, self.teacher_taps = _first_layers(pair.student), _first_layers(pair.teacher)
         head = pair.teacher.head
         self._distributions = head.reg_max > 1
         # a plain list: the teacher's layers are not trained, moved or saved with this loss
         self._rest = [tower[1:] for kind in TOWERS for tower in getattr(head, kind)]
-        self.projectors = projectors(_widths(pair.student, self.student_taps), _widths(pair.teacher, self.teacher_taps))
+        ours, theirs = _widths(pair.student, self.student_taps), _widths(pair.teacher, self.teacher_taps)
+        self.projectors = projectors(zip(ours, theirs, strict=True))
 
     def __call__(self, student: Answer, teacher: Answer, scene: Scene) -> torch.Tensor:
         """Sum the class and the box part."""

@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from yolo_compress.distill.answer import Answer, Pair, Scene, Side
+from yolo_compress.distill.answer import Answer, Pair, Scene, Side, Taps
 from yolo_compress.distill.attention import channel_attention, map_distance, spatial_attention
+from yolo_compress.distill.loss import DistillLoss, averaged
 from yolo_compress.distill.projector import project, projectors
 from yolo_compress.errors import UsageError
 
@@ -114,79 +115,76 @@ def focal_squares(
     return squares + ATTENTION * map_distance(student, teacher, temperature)
 
 
-class FeaturePairs:
-    """Which feature maps of two models belong together: the inputs of their heads, or the outputs of named modules."""
+class FeatureLoss(DistillLoss):
+    """A loss on feature maps that belong together: the inputs of the two heads, or the outputs of named modules."""
+
+    takes_layers = True
 
     def __init__(self, pair: Pair) -> None:
+        super().__init__(pair)
         layers, theirs = pair.options.layers, pair.options.teacher_layers or pair.options.layers
         if len(layers) != len(theirs):
             raise UsageError(
                 f"{len(layers)} layers of the student and {len(theirs)} of the teacher are named; name as many of both"
             )
         self.student_taps, self.teacher_taps = layers, theirs
-        self.student_channels = _channels(pair.student, layers)
-        self.teacher_channels = _channels(pair.teacher, theirs)
+        self.widths = tuple(zip(_channels(pair.student, layers), _channels(pair.teacher, theirs), strict=True))
+        self.projectors = self.make_projectors()
 
-    def __call__(self, student: Answer, teacher: Answer) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """Return the pairs of a batch.
+    def make_projectors(self) -> nn.ModuleList:
+        """Return what brings the student's features to the teacher's channels."""
+        return projectors(self.widths)
+
+    def modules(self) -> nn.Module:
+        """Return the projectors."""
+        return self.projectors
+
+    def pairs(self, student: Answer, teacher: Answer) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Return the projected features of a batch and the teacher's, in float32.
 
         Raises:
             UsageError: Two maps that are to be compared have different sizes.
         """
-        if not self.student_taps:
-            return list(zip(student.features, teacher.features, strict=True))
-        found = [(student.taps[s], teacher.taps[t]) for s, t in zip(self.student_taps, self.teacher_taps, strict=True)]
-        for (s, t), name in zip(found, self.student_taps, strict=True):
-            if s.ndim != 4 or s.shape[-2:] != t.shape[-2:]:
+        if self.student_taps:
+            ours = [student.taps[name] for name in self.student_taps]
+            theirs = [teacher.taps[name] for name in self.teacher_taps]
+        else:
+            ours, theirs = list(student.features), list(teacher.features)
+        for index, (s, t) in enumerate(zip(ours, theirs, strict=True)):
+            if s.shape[-2:] != t.shape[-2:]:
                 raise UsageError(
-                    f"layer '{name}' of the student gives {tuple(s.shape)} and the teacher's {tuple(t.shape)}; name "
-                    "layers whose feature maps have the same size"
+                    f"layer '{self.student_taps[index]}' of the student gives {tuple(s.shape)} and the teacher's "
+                    f"{tuple(t.shape)}; name layers whose feature maps have the same size"
                 )
-        return found
+        triples = zip(self.projectors, ours, theirs, strict=True)
+        return [(project(projector, s, t), t.float()) for projector, s, t in triples]
 
 
-class ChannelWise(FeaturePairs):
-    """CWD, level by level; projectors where channel counts differ."""
+class ChannelWise(FeatureLoss):
+    """CWD, level by level."""
 
-    def __init__(self, pair: Pair) -> None:
-        super().__init__(pair)
-        self.temperature = pair.temperature(1.0)
-        self.projectors = projectors(self.student_channels, self.teacher_channels)
+    default_temperature = 1.0
 
     def __call__(self, student: Answer, teacher: Answer, scene: Scene) -> torch.Tensor:
         """Average over levels and images."""
-        pairs = zip(self.projectors, super().__call__(student, teacher), strict=True)
-        parts = [channel_wise_divergence(project(p, s, t), t.float(), self.temperature) for p, (s, t) in pairs]
-        return torch.stack(parts) / (len(parts) * scene.images)
-
-    def modules(self) -> nn.Module:
-        """Return the projectors."""
-        return self.projectors
+        pairs = self.pairs(student, teacher)
+        return averaged([channel_wise_divergence(s, t, self.temperature) for s, t in pairs])
 
 
-class Mimic(FeaturePairs):
+class Mimic(FeatureLoss):
     """What Ultralytics' own distillation does, as a baseline: the same projectors, the same sum over levels."""
 
-    def __init__(self, pair: Pair) -> None:
-        super().__init__(pair)
-        pairs = zip(self.student_channels, self.teacher_channels, strict=True)
-        self.projectors = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(s, t, 1), nn.ReLU(), nn.Conv2d(t, t, 1)) for s, t in pairs
-        )
+    def make_projectors(self) -> nn.ModuleList:
+        """Return two convolutions with a ReLU between them per level, also where widths agree."""
+        return nn.ModuleList(nn.Sequential(nn.Conv2d(s, t, 1), nn.ReLU(), nn.Conv2d(t, t, 1)) for s, t in self.widths)
 
     def __call__(self, student: Answer, teacher: Answer, scene: Scene) -> torch.Tensor:
         """Sum over levels."""
-        pairs = zip(self.projectors, super().__call__(student, teacher), strict=True)
-        return torch.stack(
-            [weighted_squares(p(s.float()), t.float(), belief_at(teacher, t.shape[-2:])) for p, (s, t) in pairs]
-        )
-
-    def modules(self) -> nn.Module:
-        """Return the projectors."""
-        return self.projectors
+        pairs = self.pairs(student, teacher)
+        return torch.stack([weighted_squares(s, t, belief_at(teacher, t.shape[-2:])) for s, t in pairs])
 
 
-class MaskedGeneration(FeaturePairs):
+class MaskedGeneration(FeatureLoss):
     """MGD: most positions of the student's features are hidden, and a generator makes the teacher's from the rest.
 
     `||G(f(s) * M) - t||^2 / (C H W)` per image, with f the projector, M a random mask that positions share over
@@ -197,48 +195,37 @@ class MaskedGeneration(FeaturePairs):
 
     def __init__(self, pair: Pair) -> None:
         super().__init__(pair)
-        self.projectors = projectors(self.student_channels, self.teacher_channels)
         self.generators = nn.ModuleList(
             nn.Sequential(nn.Conv2d(c, c, 3, padding=1), nn.ReLU(), nn.Conv2d(c, c, 3, padding=1))
-            for c in self.teacher_channels
+            for _, c in self.widths
         )
 
     def __call__(self, student: Answer, teacher: Answer, scene: Scene) -> torch.Tensor:
         """Average over levels and images."""
         parts = []
-        triples = zip(self.projectors, self.generators, super().__call__(student, teacher), strict=True)
-        for projector, generator, (s, t) in triples:
-            s, t = project(projector, s, t), t.float()
+        for generator, (s, t) in zip(self.generators, self.pairs(student, teacher), strict=True):
             mask = (torch.rand(len(s), 1, *s.shape[-2:], device=s.device) > MASKED).to(s)
             parts.append(((generator(s * mask) - t) ** 2).mean((1, 2, 3)))
-        return torch.stack(parts) / (len(parts) * scene.images)
+        return averaged(parts)
 
     def modules(self) -> nn.Module:
         """Return projectors and generators."""
         return nn.ModuleList([self.projectors, self.generators])
 
 
-class ForegroundBackground(FeaturePairs):
+class ForegroundBackground(FeatureLoss):
     """FGD's focal part; objects come from the labels, or without labels from the teacher's scores."""
 
-    def __init__(self, pair: Pair) -> None:
-        super().__init__(pair)
-        self.temperature = pair.temperature(0.5)
-        self.projectors = projectors(self.student_channels, self.teacher_channels)
+    default_temperature = 0.5
 
     def __call__(self, student: Answer, teacher: Answer, scene: Scene) -> torch.Tensor:
         """Average over levels and images."""
         parts = []
-        for projector, (s, t) in zip(self.projectors, super().__call__(student, teacher), strict=True):
-            s, t = project(projector, s, t), t.float()
+        for s, t in self.pairs(student, teacher):
             size = t.shape[-2:]
             objects = belief_at(teacher, size) if scene.boxes is None else foreground(scene, *size, t)
             parts.append(focal_squares(s, t, objects, self.temperature))
-        return torch.stack(parts) / (len(parts) * scene.images)
-
-    def modules(self) -> nn.Module:
-        """Return the projectors."""
-        return self.projectors
+        return averaged(parts)
 
 
 def belief_at(answer: Answer, size: torch.Size | tuple[int, int]) -> torch.Tensor:
@@ -252,23 +239,20 @@ def _channels(side: Side, layers: tuple[str, ...]) -> tuple[int, ...]:
     """Return the channels of each named module's output, found by a small forward pass, or of the head's inputs."""
     if not layers:
         return side.channels
-    found = []
-    seen: dict[str, torch.Tensor] = {}
-    handles = [
-        side.module(name).register_forward_hook(lambda m, i, out, name=name: seen.__setitem__(name, out))
-        for name in layers
-    ]
+    for name in layers:
+        side.module(name)  # said in our words where there is none
+    taps = Taps(layers)
     modes = {module: module.training for module in side.model.modules()}
+    taps.open(side.model)
     try:
         side.model.eval()
-        reference = next(side.model.parameters())
         with torch.no_grad():
-            side.model(torch.zeros(1, 3, 64, 64).to(reference))
+            side.model(torch.zeros(1, 3, 64, 64).to(next(side.model.parameters())))
     finally:
+        seen = taps.close()
         for module, mode in modes.items():  # one by one: a teacher's head trains where the rest of it does not
             module.training = mode
-        for handle in handles:
-            handle.remove()
+    found = []
     for name in layers:
         if not (torch.is_tensor(seen.get(name)) and seen[name].ndim == 4):
             raise UsageError(f"layer '{name}' of the {side.name} gives no feature map; name a block, such as model.15")

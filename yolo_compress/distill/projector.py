@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -50,10 +52,9 @@ class Projector(nn.Conv2d):
                     dist.broadcast(value.data, 0)
 
 
-def projectors(student: tuple[int, ...], teacher: tuple[int, ...]) -> nn.ModuleList:
-    """Return a projector per level where the channel counts differ, and nothing where they agree."""
-    pairs = zip(student, teacher, strict=True)
-    return nn.ModuleList(Projector(s, t) if s != t else nn.Identity() for s, t in pairs)
+def projectors(widths: Iterable[tuple[int, int]]) -> nn.ModuleList:
+    """Return a projector for each pair of the student's and the teacher's channels, nothing where they agree."""
+    return nn.ModuleList(Projector(s, t) if s != t else nn.Identity() for s, t in widths)
 
 
 def project(projector: nn.Module, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:

@@ -5,32 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
-import torch
-from torch import nn
-
-from yolo_compress.distill.answer import Answer, Pair, Scene
+from yolo_compress.distill.answer import Pair
 from yolo_compress.distill.attention import AttentionMaps, AttentionMatrix, AttentionTransfer
 from yolo_compress.distill.crosskd import CrossHead
 from yolo_compress.distill.features import ChannelWise, ForegroundBackground, MaskedGeneration, Mimic
+from yolo_compress.distill.loss import DistillLoss
 from yolo_compress.distill.relation import Relation
 from yolo_compress.distill.response import ClassResponse, Distribution, Overlap, box_loss
-
-
-class DistillLoss(Protocol):
-    """A loss between what a student and a teacher say of a batch."""
-
-    student_taps: tuple[str, ...]
-    teacher_taps: tuple[str, ...]
-
-    def __call__(self, student: Answer, teacher: Answer, scene: Scene) -> torch.Tensor:
-        """Return (levels, images) parts that sum to the loss; a dimension has size 1 where it cannot be told apart."""
-        ...
-
-    def modules(self) -> nn.Module:
-        """Return trainable parts, such as projectors; an empty module where there are none."""
-        ...
 
 
 @dataclass(frozen=True)

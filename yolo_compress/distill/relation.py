@@ -5,11 +5,10 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 from torchvision.ops import nms, roi_align
 
 from yolo_compress.distill.answer import Answer, Pair, Scene
-from yolo_compress.errors import UsageError
+from yolo_compress.distill.loss import DistillLoss, averaged
 from yolo_compress.host.detect import decoded_boxes
 
 OBJECTS = 64  # of a batch, drawn evenly, so that the matrix of their likeness stays small
@@ -89,15 +88,11 @@ def likeness_loss(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
     return F.mse_loss(*grams)
 
 
-class Relation:
+class Relation(DistillLoss):
     """Distances and angles between images, and likeness between objects, level by level."""
 
-    student_taps: tuple[str, ...] = ()
-    teacher_taps: tuple[str, ...] = ()
-
     def __init__(self, pair: Pair) -> None:
-        if pair.options.layers:
-            raise UsageError("relation compares the inputs of the head; leave its layers out")
+        super().__init__(pair)
         self.strides = pair.teacher.strides
 
     def __call__(self, student: Answer, teacher: Answer, scene: Scene) -> torch.Tensor:
@@ -108,12 +103,8 @@ class Relation:
             images = [feature.float().mean((2, 3)) for feature in features]
             pooled = [roi_align(f.float(), regions, REGION, 1 / stride, 2).flatten(1) for f in features]
             total = distance_loss(*images) + ANGLE * angle_loss(*images) + LIKENESS * likeness_loss(*pooled)
-            parts.append(total)
-        return torch.stack(parts)[:, None] / len(parts)
-
-    def modules(self) -> nn.Module:
-        """Return an empty module: there is nothing to train."""
-        return nn.ModuleList()
+            parts.append(total[None])
+        return averaged(parts)
 
 
 def objects(teacher: Answer, scene: Scene, strides: tuple[float, ...]) -> torch.Tensor:

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from yolo_compress.distill.answer import Answer, Branch, Pair, Scene
+from yolo_compress.distill.loss import DistillLoss
 from yolo_compress.errors import UsageError
 
 BEST = 100  # anchors of an image that a one-to-one branch is compared at: each model's best
@@ -111,20 +111,12 @@ def classic_distillation(
     return alpha * F.cross_entropy(student, labels) + (1 - alpha) * temperature**2 * soft
 
 
-class HeadLoss:
+class HeadLoss(DistillLoss):
     """A loss on the head's answer, each branch from the same branch of the teacher."""
 
-    student_taps: tuple[str, ...] = ()
-    teacher_taps: tuple[str, ...] = ()
-
     def __init__(self, pair: Pair) -> None:
-        if pair.options.layers:
-            raise UsageError("response, box, ld, iou and crosskd compare what heads answer; leave their layers out")
+        super().__init__(pair)
         self.strides = pair.student.strides
-
-    def modules(self) -> nn.Module:
-        """Return an empty module: there is nothing to train."""
-        return nn.ModuleList()
 
     def by_level(self, parts: list[torch.Tensor], answer: Answer) -> torch.Tensor:
         """Turn per branch parts (N, anchors) into (levels, N), a mean over the branches."""
@@ -152,6 +144,8 @@ class ClassResponse(HeadLoss):
 class Distribution(HeadLoss):
     """LD on the sides of boxes, weighted by the teacher's best score."""
 
+    default_temperature = 10.0
+
     def __init__(self, pair: Pair) -> None:
         super().__init__(pair)
         bins = [side.head.reg_max for side in (pair.student, pair.teacher)]
@@ -160,7 +154,6 @@ class Distribution(HeadLoss):
                 f"ld compares distributions of box sides, and the student's head has {bins[0]} bins and the teacher's "
                 f"{bins[1]}; give iou, which compares the boxes, or box, which chooses between the two"
             )
-        self.temperature = pair.temperature(10.0)
 
     def __call__(self, student: Answer, teacher: Answer, scene: Scene) -> torch.Tensor:
         """Average over the sides of the boxes, anchors weighted."""

@@ -48,23 +48,16 @@ class Teacher:
             return answer
         return _each(lambda *parts: torch.cat(parts).to(images.device).float(), *(self._kept[d] for d in digests))
 
-    def prepare(
-        self, student: Side, class_names: Sequence[str], taps: Sequence[str], *, device: torch.device, cache: bool
-    ) -> None:
-        """Check that it fits a student, move to a device, and listen to what the losses read.
+    def prepare(self, classes: Sequence[int], taps: Sequence[str], *, device: torch.device, cache: bool) -> None:
+        """Move to a device, answer for the student's classes, and listen to what the losses read.
 
         Args:
-            student: Whom it teaches.
-            class_names: The student's classes.
-            taps: Modules of the teacher whose outputs are needed.
+            classes: From `class_index`.
+            taps: Modules whose outputs are needed.
             device: Where the run computes.
             cache: Keep the answers, in half precision in main memory, and give them again for the same image.
-
-        Raises:
-            UsageError: It does not know the student's classes, predicts at other strides, or has no such level.
         """
-        self.check_levels(student)
-        self._classes = torch.tensor(self.class_index(class_names))
+        self._classes = torch.tensor(classes)
         self._taps = Taps(taps)
         self.side.model.to(device)
         self._kept = {} if cache else None

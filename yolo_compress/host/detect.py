@@ -88,14 +88,14 @@ def responses(model: DetectionModel, images: torch.Tensor) -> list[Response]:
         model: In eval mode, where no branch is cut off from the backbone.
         images: (N, 3, H, W) in 0 to 1.
     """
-    return head_responses(model.model[-1], model(images))
+    return head_responses(model(images))
 
 
-def head_responses(head: nn.Module, given: Any) -> list[Response]:
+def head_responses(given: Any) -> list[Response]:
     """Return the response of each branch from what a head gave in eval mode."""
     raw = given[1]
     branches = [raw["one2many"], raw["one2one"]] if "one2many" in raw else [raw]
-    return [Response(branch["scores"], head.dfl(branch["boxes"])) for branch in branches]
+    return [Response(branch["scores"], distances(branch["boxes"])) for branch in branches]
 
 
 def distances(boxes: torch.Tensor) -> torch.Tensor:

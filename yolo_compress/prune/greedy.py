@@ -169,7 +169,7 @@ class Work:
         self.gone = {group: np.empty(0, dtype=np.int64) for group in self.readers}
         self.walk = Walk(model, [images])
         self.walk.run_from(0)
-        self.full = head_responses(self.head, self.walk.end(self.head)[0])
+        self.full = head_responses(self.walk.end(self.head)[0])
 
     def errors(self) -> FloatArray:
         """Return what removing each channel alone leaves in the layers that read it, zero for those that stay."""
@@ -191,7 +191,7 @@ class Work:
         weights = {name: self._without(name, torch.cat(found)) for name, found in places.items()}
         before = [self.found[name].place(self.model, self.convs[name], weight) for name, weight in weights.items()]
         first = min(int(name.split(".")[1]) for name in weights)
-        changed = head_responses(self.head, self.walk.end(self.model.model[first])[0])
+        changed = head_responses(self.walk.end(self.model.model[first])[0])
         for put_back in before:
             put_back()
         change = float(distance(self.full, changed, self.weights).mean())
