@@ -75,11 +75,11 @@ def main(seeds: list[int]) -> int:
 
 
 def train_and_score(start: Path, data: DataSpec, seed: int, run: Path, **flags: Any) -> tuple[float, float]:
-    """Train with `SETTINGS` and flags of ours into a run folder; return mAP50-95 of its last.pt, and seconds."""
+    """Train with `SETTINGS` and flags, which win, into a run folder; return mAP50-95 of its last.pt, and seconds."""
     begin = time.perf_counter()
     ours = {"amp": "bf16", **flags} if bf16_units() else flags
     where = {"data": str(data.path), "seed": seed, "project": str(run.parent), "name": run.name, "exist_ok": True}
-    train(start, **SETTINGS, **ours, **where)
+    train(start, **{**SETTINGS, **ours}, **where)
     return accuracy(load_model(run / "weights" / "last.pt"), data), time.perf_counter() - begin
 
 

@@ -56,7 +56,7 @@ class DistillSection(Section):
     )
     losses: dict[Loss, LossOptions] = option(
         {"cwd": LossOptions(), "response": LossOptions()},
-        "Losses and their weights, such as cwd=1.0,response=0.5.",
+        "Losses and their weights, such as cwd=1.0,response=0.5; without labels and when none is named, box as well.",
         flag="distill",
     )
     schedule: Schedule = option(
@@ -144,6 +144,8 @@ class DistillSection(Section):
     def _several(self) -> DistillSection:
         if self.order == "chain" and len(self.teacher) < 2:
             raise ValueError("order=chain goes through several teachers; give them, such as teacher=small.pt,large.pt")
+        if not self.labels and "losses" not in self.model_fields_set:  # nothing else would teach where boxes lie
+            object.__setattr__(self, "losses", {**self.losses, "box": LossOptions()})
         if not self.labels and not any(loss.weight for loss in self.losses.values()):
             raise ValueError("labels=False and no loss with a weight above 0 leave nothing to train on; raise a weight")
         if self.trust == "fit" and not self.labels:
