@@ -5,9 +5,8 @@ Usage: YOLO_COMPRESS_DATA=DIR python -m benchmarks.distill_recovery [seed ...] [
 
 The student is yolov8n with 30 % of its operations pruned by the default way. Every candidate trains it for 500 steps
 with the same data, batches, optimizer and seed; the last checkpoint counts, since choosing the best one would look at
-the validation images. The claims need every candidate of `CLAIMED` at both seeds; the ablation, in which some train at a
-lower rate as well, is run at the first one.
-Rows that a call before has measured are kept.
+the validation images. The claims need every candidate of `CLAIMED` at both seeds; the ablation is run at the first one,
+and some candidates there at a lower learning rate as well. Rows that a call before has measured are kept.
 """
 
 from __future__ import annotations

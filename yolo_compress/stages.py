@@ -232,6 +232,10 @@ def quantize_checkpoint(source: Path, folder: Path, context: Context, section: Q
         target=section.target,
         range=section.range,
         keep=section.keep,
+        weight_bits=section.weight_bits,
+        weight_group=section.weight_group,
+        rounding=section.rounding,
+        bias_correction=section.bias_correction,
         progress=context.progress,
     )
     tables = {"quantize": [asdict(row) for row in result.layers]}

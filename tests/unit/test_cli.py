@@ -370,7 +370,14 @@ def test_list_prints_recipes_flags_and_a_schema(capsys):
 
 
 @pytest.mark.parametrize(
-    ("kind", "entry"), [("engines", "openvino"), ("importances", "taylor"), ("losses", "cwd"), ("ranges", "mse")]
+    ("kind", "entry"),
+    [
+        ("engines", "openvino"),
+        ("importances", "taylor"),
+        ("losses", "cwd"),
+        ("ranges", "mse"),
+        ("roundings", "adaround"),
+    ],
 )
 def test_list_prints_the_registries(capsys, kind, entry):
     assert run(f"list {kind}") == 0

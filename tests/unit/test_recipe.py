@@ -250,6 +250,10 @@ VALUES = {
     "gate_on_fail": "step_back",
     "quantize_target": "onnxruntime",
     "quantize_range": "minmax",
+    "quantize_weight_bits": 4,
+    "quantize_group": 16,
+    "quantize_rounding": "adaround",
+    "bias_correction": True,
     "prune_importance": "l2",
     "prune_scope": "global",
     "prune_repair": "batchnorm",
@@ -347,7 +351,7 @@ def test_choices_are_what_the_registries_hold():
     from yolo_compress.distill import LOSSES
     from yolo_compress.engines import ENGINES
     from yolo_compress.prune import IMPORTANCES
-    from yolo_compress.quantize.ranges import RANGES
+    from yolo_compress.quantize import RANGES, ROUNDINGS
 
     def choices(model, field):
         return set(typing.get_args(model.model_fields[field].annotation))
@@ -355,4 +359,5 @@ def test_choices_are_what_the_registries_hold():
     assert set(typing.get_args(recipe.Loss)) == set(LOSSES)
     assert choices(recipe.PruneSection, "importance") == set(IMPORTANCES)
     assert choices(recipe.QuantizeSection, "range") == set(RANGES)
+    assert choices(recipe.QuantizeSection, "rounding") == set(ROUNDINGS)
     assert set(recipe.ENGINE_PRECISIONS) == set(ENGINES)

@@ -51,6 +51,12 @@ def _ranges() -> str:
     return _lines([(name, entry.description) for name, entry in RANGES.items()])
 
 
+def _roundings() -> str:
+    from yolo_compress.quantize import ROUNDINGS
+
+    return _lines([(name, entry.description) for name, entry in ROUNDINGS.items()])
+
+
 def _recipes() -> str:
     """Every shipped recipe is read and validated on the way."""
     return _lines([(name, recipe.load(path).description) for name, path in recipe.shipped().items()])
@@ -77,6 +83,7 @@ _LISTS = {
     "importances": _importances,
     "losses": _losses,
     "ranges": _ranges,
+    "roundings": _roundings,
     "recipes": _recipes,
     "schema": _schema,
     "flags": _flags,

@@ -14,17 +14,21 @@ from yolo_compress.artifacts import atomic_write
 from yolo_compress.errors import DataError, UnsupportedModel, UsageError, require
 from yolo_compress.quantize.affine import Affine
 from yolo_compress.quantize.calibration import observe
-from yolo_compress.quantize.graph import insert, source_tensor
+from yolo_compress.quantize.graph import Parameters, insert, nearest_parameters, source_tensor
 from yolo_compress.quantize.histogram import Histogram
 from yolo_compress.quantize.placement import Group, Placement, Wiring, place
 from yolo_compress.quantize.ranges import FUNCTIONS, RANGES, Form, relative_error
+from yolo_compress.quantize.repair import repair_layers
+from yolo_compress.quantize.rounding import ROUNDINGS
 from yolo_compress.quantize.scheme import SCHEMES, Scheme
+from yolo_compress.quantize.weights import WeightForm
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ("RANGES", "SCHEMES", "LayerRow", "QuantizeResult", "quantize_onnx")
+__all__ = ("RANGES", "ROUNDINGS", "SCHEMES", "LayerRow", "QuantizeResult", "quantize_onnx")
 
+REPAIR_IMAGES = 64  # of the calibration set; each is looked at at many positions
 FEW_IMAGES = 100  # below this, ranges depend visibly on which images were drawn
 Entry = TypeVar("Entry")
 QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "ConvInteger")
@@ -41,6 +45,7 @@ class LayerRow:
         activation: Range of its input that codes stand for, None in float.
         method: How that range was chosen.
         error: Energy of its input's quantization error as a share of the input's energy, None in float.
+        output_error: The same of its output behind the activation, before and after repair, None without repair.
         why: What keeps it in float, empty where it is quantized.
     """
 
@@ -50,6 +55,7 @@ class LayerRow:
     activation: tuple[float, float] | None
     method: str
     error: float | None
+    output_error: tuple[float, float] | None
     why: str
 
 
@@ -72,6 +78,10 @@ def quantize_onnx(
     target: str = "openvino",
     range: str = "mse",
     keep: Sequence[str] = (),
+    weight_bits: int = 8,
+    weight_group: int | None = None,
+    rounding: str = "nearest",
+    bias_correction: bool = False,
     avoid_overflow: bool | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> QuantizeResult:
@@ -85,12 +95,18 @@ def quantize_onnx(
         target: Runtime whose scheme is followed; see `SCHEMES`.
         range: How activation ranges are chosen; see `RANGES`.
         keep: Layers left in float, by module name or prefix.
+        weight_bits: Of a weight's code, 2 to 8. Codes of fewer than 8 bits are stored in bytes all the same.
+        weight_group: Input channels that share a weight scale; a whole output channel has one when not given, and in
+            layers whose inputs it does not divide.
+        rounding: How codes of weights are chosen; see `ROUNDINGS`.
+        bias_correction: Add to biases by how much outputs are too low on the images, layer by layer.
         avoid_overflow: Scale weights so that CPUs without VNNI cannot saturate; the scheme decides when not given, not
             the CPU that quantizes, since files travel.
         progress: Takes a line now and then.
 
     Raises:
-        UsageError: Unknown target, range or layer to keep, another image size, or a model that is quantized already.
+        UsageError: Unknown target, range, rounding or layer to keep, bits out of range, a group that divides no layer,
+            another image size, or a model that is quantized already.
         DataError: No images, an unreadable one, or no such model.
         UnsupportedModel: Not a float detector of Ultralytics, or activations that are not finite.
         OutputError: `out` cannot be written.
@@ -98,6 +114,9 @@ def quantize_onnx(
     source, out = Path(source), Path(out)
     scheme = _entry(SCHEMES, "target", target)
     method = _entry(RANGES, "range", range)
+    adaptive = _entry(ROUNDINGS, "rounding", rounding).adaptive
+    if not 2 <= weight_bits <= 8:
+        raise UsageError(f"weight_bits={weight_bits} is not possible; give 2 to 8")
     model = _read(source)
     placement = place(model.graph, scheme, keep=keep)
     seen = observe(model, placement.groups, images, imgsz=imgsz, progress=progress)
@@ -107,13 +126,50 @@ def quantize_onnx(
         for group, histogram in seen.items()
     }
     safe = scheme.avoid_overflow if avoid_overflow is None else avoid_overflow
-    result = insert(model, placement, quantizers, avoid_overflow=safe, int32_bias=scheme.int32_bias)
-    facts = {"target": target, "range": range, "images": len(images), "keep": list(keep), "avoid_overflow": safe}
+    weights = WeightForm(weight_bits, weight_group, safe)
+    parameters = nearest_parameters(model, placement, quantizers, weights, int32_bias=scheme.int32_bias)
+    _check_group(weights, parameters)
+    errors: dict[int, tuple[float, float]] = {}
+    if adaptive or bias_correction:
+        parameters, errors = repair_layers(
+            model,
+            placement,
+            quantizers,
+            parameters,
+            images[:REPAIR_IMAGES],
+            imgsz=imgsz,
+            form=weights,
+            rounding=adaptive,
+            bias=bias_correction,
+            int32_bias=scheme.int32_bias,
+            progress=progress,
+        )
+    result = insert(model, placement, quantizers, parameters, int32_bias=scheme.int32_bias)
+    facts = {
+        "target": target,
+        "range": range,
+        "images": len(images),
+        "keep": list(keep),
+        "weight_bits": weight_bits,
+        "weight_group": weight_group,
+        "rounding": rounding,
+        "bias_correction": bias_correction,
+        "avoid_overflow": safe,
+    }
     entry = result.metadata_props.add()
     entry.key, entry.value = "yolo_compress", json.dumps(facts)
     atomic_write(out, result.SerializeToString())
-    rows = _rows(model, placement, quantizers, seen, method.name, safe)
-    return QuantizeResult(out, rows, tuple(_notes(len(images), rows, scheme, safe)), len(images))
+    rows = _rows(model, placement, quantizers, seen, method.name, parameters, errors, weights)
+    return QuantizeResult(out, rows, tuple(_notes(len(images), rows, scheme, weights)), len(images))
+
+
+def _check_group(form: WeightForm, parameters: Mapping[int, Parameters]) -> None:
+    widths = sorted({p.weight.codes.shape[1] for p in parameters.values() if p.weight is not None})
+    if form.group and not any(form.blocks(width) > 1 for width in widths):
+        raise UsageError(
+            f"weight_group={form.group} divides the inputs of no layer; they have {', '.join(map(str, widths))}: "
+            "give 16 or 32, or leave it out for one scale per output channel"
+        )
 
 
 def _entry(registry: Mapping[str, Entry], key: str, name: str) -> Entry:
@@ -160,28 +216,35 @@ def _rows(
     quantizers: Mapping[Group, Affine],
     seen: Mapping[Group, Histogram],
     method: str,
-    safe: bool,
+    parameters: Mapping[int, Parameters],
+    errors: Mapping[int, tuple[float, float]],
+    form: WeightForm,
 ) -> tuple[LayerRow, ...]:
     wiring = Wiring(model.graph)
     groups = {name: group for group in quantizers for name in group.tensors}
-    weight = "int8 symmetric per channel, paired sums within 127" if safe else "int8 symmetric per channel"
     rows = []
     for layer in placement.layers:
-        if layer.why:
-            rows.append(LayerRow(layer.name, "fp32", "fp32", None, "", None, layer.why))
+        weight = parameters[layer.node].weight
+        if weight is None:
+            rows.append(LayerRow(layer.name, "fp32", "fp32", None, "", None, None, layer.why))
             continue
         group = groups[source_tensor(wiring, wiring.nodes[layer.node].input[0], groups)]
         error = relative_error(seen[group], quantizers[group])
         used = "fixed" if group.fixed else method
-        rows.append(LayerRow(layer.name, "int8", weight, quantizers[group].limits, used, error, ""))
+        words = form.words(weight.scales.shape[1])
+        rows.append(
+            LayerRow(layer.name, "int8", words, quantizers[group].limits, used, error, errors.get(layer.node), "")
+        )
     return tuple(rows)
 
 
-def _notes(images: int, rows: Sequence[LayerRow], scheme: Scheme, safe: bool) -> list[str]:
+def _notes(images: int, rows: Sequence[LayerRow], scheme: Scheme, form: WeightForm) -> list[str]:
     floating = sum(row.precision == "fp32" for row in rows)
     notes = [f"{len(rows) - floating} of {len(rows)} convolutions are int8, {floating} stay in float"]
     if images < FEW_IMAGES:
         notes.append(f"ranges come from {images} images; from {FEW_IMAGES} on they hardly depend on which ones")
-    if scheme.avoid_overflow and not safe:
+    if form.bits < 8:
+        notes.append(f"weights have {form.bits} bits and are stored in bytes: a simulation, no smaller and no faster")
+    if scheme.avoid_overflow and not form.avoid_overflow:
         notes.append("weights use all codes: on x86 CPUs without VNNI, sums saturate and accuracy is lost")
     return notes

@@ -66,35 +66,3 @@ def from_range(low: float, high: float, *, signed: bool, symmetric: bool) -> Aff
     scale = max(np.float32((high - low) / 255), SMALLEST_SCALE)
     smallest = -128 if signed else 0
     return Affine(scale, int(np.clip(smallest - np.rint(low / scale), smallest, smallest + 255)), signed)
-
-
-def weight_scales(weight: np.ndarray, *, avoid_overflow: bool = False) -> np.ndarray:
-    """Return the symmetric scale of each output channel, as float32 (channels,).
-
-    Normally `max|w| / 127`. x86 CPUs without VNNI multiply unsigned 8-bit activations by weights in pairs
-    (`vpmaddubsw`) and add each pair in 16 bits, which saturates once `255 (w_1 + w_2) > 32767`. Runtimes pair input
-    channels 2k and 2k + 1 at one kernel position, so `avoid_overflow` also keeps the sum of the positive and of the
-    negative weights of every such pair within 127 codes (rounding may add one). That costs far less resolution than
-    the usual remedy, half the codes for every weight. With an odd number of input channels the pairs depend on the
-    runtime, so there all weights are halved; depthwise kernels widen each product and need nothing.
-
-    Args:
-        weight: (output channels, input channels, ...) float32.
-        avoid_overflow: Scale for CPUs without VNNI.
-    """
-    flat = weight.reshape(*weight.shape[:2], -1)
-    peak = np.abs(flat).max(axis=(1, 2))
-    if avoid_overflow and flat.shape[1] > 1:
-        if flat.shape[1] % 2:
-            peak = peak * (127 / 64)
-        else:
-            pairs = flat.reshape(len(flat), -1, 2, flat.shape[2])
-            for sign in (1, -1):
-                peak = np.maximum(peak, np.maximum(sign * pairs, 0).sum(axis=2).max(axis=(1, 2)))
-    return np.maximum((peak / 127).astype(np.float32), SMALLEST_SCALE)
-
-
-def quantize_weight(weight: np.ndarray, scales: np.ndarray) -> np.ndarray:
-    """Return int8 codes of a weight (output channels, ...) under one symmetric scale per output channel."""
-    ratio = weight / scales.reshape(-1, *[1] * (weight.ndim - 1))
-    return np.rint(np.clip(ratio, -127, 127)).astype(np.int8)

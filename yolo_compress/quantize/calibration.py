@@ -38,7 +38,7 @@ def observe(
     """
     if not images:
         raise DataError("the calibration set is empty; give data=FILE.yaml with training images")
-    runner = _Runner(model, [name for group in groups for name in group.observed], imgsz)
+    runner = Runner(model, [name for group in groups for name in group.observed], imgsz)
     seen = {group: Histogram() for group in groups}
     for values in runner.run(images, "looking for ranges", progress):
         for group, histogram in seen.items():
@@ -56,10 +56,16 @@ def _check_finite(name: str, values: np.ndarray) -> None:
         )
 
 
-class _Runner:
-    """The float model with intermediate tensors as extra outputs."""
+class Runner:
+    """A model, float or with quantizers, whose intermediate tensors are its outputs."""
 
     def __init__(self, model: onnx.ModelProto, tensors: Sequence[str], imgsz: int) -> None:
+        """Prepare to run; only what the tensors depend on is computed.
+
+        Raises:
+            UsageError: The model was exported for another image size.
+            EngineError: ONNX Runtime cannot run the model.
+        """
         onnx = require("onnx", extra="onnx", purpose="quantization")
         runtime = require("onnxruntime", extra="onnx", purpose="calibration")
         self.imgsz = imgsz
@@ -75,12 +81,19 @@ class _Runner:
         watched.CopyFrom(model)
         del watched.graph.output[:]
         self.tensors = [name for name in tensors if name != self.input]
+        needed = _needed(model.graph, self.tensors)
+        del watched.graph.node[:]
+        watched.graph.node.extend(needed)
         watched.graph.output.extend(
             onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in self.tensors
         )
         options = runtime.SessionOptions()
         options.log_severity_level = 3
+        options.add_session_config_entry("session.disable_quant_qdq", "1")  # quantizers compute as they are written
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # waiting threads leave the CPU to us
+        self.session = None
+        if not self.tensors:
+            return
         try:
             self.session = runtime.InferenceSession(
                 watched.SerializeToString(), options, providers=["CPUExecutionProvider"]
@@ -91,11 +104,23 @@ class _Runner:
     def run(
         self, images: Sequence[Path], what: str, progress: Callable[[str], None] | None
     ) -> Iterator[dict[str, np.ndarray]]:
+        """Yield the tensors of each batch by name, the input among them."""
         done, told = 0, 0
         for batch in image_batches(images, self.imgsz, batch=self.batch):
             full = np.concatenate([batch, np.repeat(batch[-1:], self.batch - len(batch), axis=0)])  # a fixed batch size
-            yield {self.input: full, **dict(zip(self.tensors, self.session.run(None, {self.input: full}), strict=True))}
+            found = self.session.run(None, {self.input: full}) if self.session else []
+            yield {self.input: full, **dict(zip(self.tensors, found, strict=True))}
             done += len(batch)
             if progress and done * 4 // len(images) > told:
                 told = done * 4 // len(images)
                 progress(f"{what}: {done} of {len(images)} images")
+
+
+def _needed(graph: onnx.GraphProto, tensors: Sequence[str]) -> list[onnx.NodeProto]:
+    """Return the nodes that some tensors depend on, in their order."""
+    wanted, nodes = set(tensors), []
+    for node in reversed(graph.node):  # a graph is in topological order
+        if wanted.intersection(node.output):
+            wanted.update(node.input)
+            nodes.append(node)
+    return nodes[::-1]

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from yolo_compress.errors import require
-from yolo_compress.quantize.affine import Affine, quantize_weight, weight_scales
+from yolo_compress.quantize.affine import Affine
 from yolo_compress.quantize.placement import Group, Placement, Wiring
+from yolo_compress.quantize.weights import QuantizedWeight, WeightForm, nearest
 
 if TYPE_CHECKING:
     import onnx
@@ -34,38 +35,88 @@ class Names:
         return Names(f"{tensor}_scale", f"{tensor}_zero_point", f"{tensor}_quantized", f"{tensor}_dequantized")
 
 
+@dataclass(frozen=True)
+class Parameters:
+    """Of a convolution as it is written.
+
+    Attributes:
+        weight: Its codes, None where it stays in float.
+        bias: (outputs,) float32, None where it has none.
+    """
+
+    weight: QuantizedWeight | None
+    bias: np.ndarray | None
+
+
+def float_parameters(wiring: Wiring, node: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return weight and bias of a convolution of the float model, as float32."""
+    to_array = require("onnx", extra="onnx", purpose="quantization").numpy_helper.to_array
+    names = wiring.nodes[node].input
+    weight = to_array(wiring.constants[names[1]]).astype(np.float32)
+    bias = to_array(wiring.constants[names[2]]).astype(np.float32) if len(names) > 2 and names[2] else None
+    return weight, bias
+
+
+def nearest_parameters(
+    model: onnx.ModelProto,
+    placement: Placement,
+    quantizers: Mapping[Group, Affine],
+    form: WeightForm,
+    *,
+    int32_bias: bool,
+) -> dict[int, Parameters]:
+    """Return the parameters of every convolution by its node, each weight rounded to the nearest code."""
+    wiring = Wiring(model.graph)
+    by_tensor = {name: quantizer for group, quantizer in quantizers.items() for name in group.tensors}
+    found = {}
+    for layer in placement.layers:
+        weight, bias = float_parameters(wiring, layer.node)
+        codes = None
+        if not layer.why:
+            smallest: np.ndarray | float = 0.0
+            if bias is not None and int32_bias:  # a channel of tiny weights must not push its bias out of int32
+                source = _quantizer_behind(wiring, wiring.nodes[layer.node].input[0], by_tensor)
+                smallest = (np.abs(bias) / (INT32_LIMIT * source.scale)).astype(np.float32)[:, None]
+            codes = nearest(weight, form, smallest)
+        found[layer.node] = Parameters(codes, bias)
+    return found
+
+
 def insert(
     model: onnx.ModelProto,
     placement: Placement,
     quantizers: Mapping[Group, Affine],
+    parameters: Mapping[int, Parameters],
     *,
-    avoid_overflow: bool,
     int32_bias: bool,
 ) -> onnx.ModelProto:
     """Return a copy of a float model with quantizers in it; metadata, inputs and outputs stay as they are.
 
-    Weights become int8 constants, symmetric per output channel, behind a DequantizeLinear.
+    Weights become integer constants, symmetric per output channel, behind a DequantizeLinear.
 
     Args:
         model: The float model that `placement` was made for.
         placement: Where quantizers go.
         quantizers: Scale and zero point of each group.
-        avoid_overflow: Choose weight scales that cannot saturate on CPUs without VNNI.
+        parameters: Codes and bias of each convolution, by its node.
         int32_bias: Store biases as int32 under input scale x weight scale, else leave them float.
     """
     onnx = require("onnx", extra="onnx", purpose="quantization")
     wiring = Wiring(model.graph)
     by_tensor = {name: quantizer for group, quantizer in quantizers.items() for name in group.tensors}
-    writer = _Writer(onnx, wiring, avoid_overflow)
+    writer = _Writer(onnx)
     read = {wiring.nodes[index].input[position] for index, position in placement.reads}
     nodes = [node for name in wiring.inputs if name in read for node in writer.pair(name, by_tensor[name])]
-    quantized = {layer.node for layer in placement.layers if not layer.why}
     for index, original in enumerate(wiring.nodes):
         node = onnx.NodeProto()
         node.CopyFrom(original)
-        if index in quantized:
-            source = _quantizer_behind(wiring, original.input[0], by_tensor)
-            nodes += writer.weight(node, source, int32_bias=int32_bias)
+        if index in parameters:
+            given = parameters[index]
+            if given.weight is not None:
+                source = _quantizer_behind(wiring, original.input[0], by_tensor)
+                nodes += writer.weight(node, given, source if int32_bias else None)
+            elif given.bias is not None:
+                writer.bias(node, given.bias)
         for position, name in enumerate(original.input):
             if (index, position) in placement.reads:
                 node.input[position] = Names.of(name).values
@@ -99,8 +150,8 @@ def _quantizer_behind(wiring: Wiring, name: str, by_tensor: Mapping[str, Affine]
 class _Writer:
     """Makes nodes, and keeps the constants that they read."""
 
-    def __init__(self, onnx: onnx, wiring: Wiring, avoid_overflow: bool) -> None:
-        self.onnx, self.wiring, self.avoid_overflow = onnx, wiring, avoid_overflow
+    def __init__(self, onnx: onnx) -> None:
+        self.onnx = onnx
         self.constants: list[onnx.TensorProto] = []
 
     def pair(self, tensor: str, quantizer: Affine) -> list[onnx.NodeProto]:
@@ -114,21 +165,37 @@ class _Writer:
             make("DequantizeLinear", [names.codes, *constants], [names.values], f"{tensor}_DequantizeLinear"),
         ]
 
-    def weight(self, conv: onnx.NodeProto, source: Affine, *, int32_bias: bool) -> list[onnx.NodeProto]:
-        """Point a convolution to int8 weights, named after the convolution since weights can be shared."""
-        to_array = self.onnx.numpy_helper.to_array
-        weight = to_array(self.wiring.constants[conv.input[1]]).astype(np.float32)
-        bias = to_array(self.wiring.constants[conv.input[2]]) if len(conv.input) > 2 and conv.input[2] else None
-        scales = weight_scales(weight, avoid_overflow=self.avoid_overflow)
-        if bias is not None and int32_bias:  # a channel of tiny weights must not push its bias out of int32
-            scales = np.maximum(scales, np.abs(bias) / (INT32_LIMIT * source.scale)).astype(np.float32)
-        codes = quantize_weight(weight, scales)
-        nodes = [self._dequantize(conv, 1, f"{conv.name}/weight", codes, scales)]
-        if bias is not None and int32_bias:
-            bias_scales = (scales * source.scale).astype(np.float32)
-            bias_codes = np.rint(bias / bias_scales).astype(np.int32)
+    def weight(self, conv: onnx.NodeProto, given: Parameters, source: Affine | None) -> list[onnx.NodeProto]:
+        """Point a convolution to its codes, named after the convolution since weights can be shared.
+
+        Args:
+            conv: The node, changed in place.
+            given: Codes and bias.
+            source: The quantizer of its input where biases are int32.
+        """
+        assert given.weight is not None
+        codes, scales = given.weight.codes, given.weight.scales
+        nodes = []
+        if scales.shape[1] == 1:
+            nodes.append(self._dequantize(conv, 1, f"{conv.name}/weight", codes, scales[:, 0]))
+        else:  # a scale per block needs opset 21, so blocks are rows until the weight has its shape again
+            blocks = codes.reshape(scales.size, -1)
+            nodes.append(self._dequantize(conv, 1, f"{conv.name}/weight", blocks, scales.reshape(-1)))
+            shape = f"{conv.name}/weight_shape"
+            self._constant(shape, np.array(codes.shape, np.int64))
+            rows, conv.input[1] = conv.input[1], f"{conv.name}/weight_values"
+            nodes.append(self.onnx.helper.make_node("Reshape", [rows, shape], [conv.input[1]], f"{conv.name}/Reshape"))
+        if given.bias is not None and source is not None:
+            bias_scales = (scales.max(axis=1) * source.scale).astype(np.float32)
+            bias_codes = np.rint(given.bias / bias_scales).astype(np.int32)
             nodes.append(self._dequantize(conv, 2, f"{conv.name}/bias", bias_codes, bias_scales))
+        elif given.bias is not None:
+            self.bias(conv, given.bias)
         return nodes
+
+    def bias(self, conv: onnx.NodeProto, values: np.ndarray) -> None:
+        conv.input[2] = f"{conv.name}/bias"
+        self._constant(conv.input[2], values.astype(np.float32))
 
     def _dequantize(
         self, conv: onnx.NodeProto, position: int, tensor: str, codes: np.ndarray, scales: np.ndarray

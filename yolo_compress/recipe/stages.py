@@ -44,6 +44,18 @@ class QuantizeSection(Section):
     )
     images: int = option(256, "Training images that ranges are chosen on.", flag="quantize_images", ge=1)
     keep: Names = option((), "Layers left in float, by module name or prefix, such as model.22.", flag="quantize_keep")
+    weight_bits: int = option(
+        8, "Bits of a weight's code; below 8 a simulation, stored in bytes.", flag="quantize_weight_bits", ge=2, le=8
+    )
+    weight_group: int | None = option(
+        None, "Input channels that share a weight scale; else one per output channel.", flag="quantize_group", ge=1
+    )
+    rounding: Literal["nearest", "adaround"] = option(
+        "nearest", "How codes of weights are chosen.", flag="quantize_rounding"
+    )
+    bias_correction: bool = option(
+        False, "Fit biases layer by layer, so that outputs stay what they were.", flag="bias_correction"
+    )
 
 
 class BuildSection(Section):
