@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, TypeVar
 from yolo_compress.artifacts import atomic_write
 from yolo_compress.errors import DataError, UnsupportedModel, UsageError, require
 from yolo_compress.quantize.affine import Affine
+from yolo_compress.quantize.auto import best_by_output
 from yolo_compress.quantize.calibration import observe
 from yolo_compress.quantize.graph import Parameters, insert, nearest_parameters, source_tensor
 from yolo_compress.quantize.histogram import Histogram
 from yolo_compress.quantize.placement import Group, Placement, Wiring, place
-from yolo_compress.quantize.ranges import FUNCTIONS, RANGES, Form, relative_error
+from yolo_compress.quantize.ranges import FUNCTIONS, RANGES, Form, RangeMethod, relative_error
 from yolo_compress.quantize.repair import repair_layers
 from yolo_compress.quantize.rounding import ROUNDINGS
 from yolo_compress.quantize.scheme import SCHEMES, Scheme
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ("RANGES", "ROUNDINGS", "SCHEMES", "LayerRow", "QuantizeResult", "quantize_onnx")
 
 REPAIR_IMAGES = 64  # of the calibration set; each is looked at at many positions
+TRIAL_IMAGES = 16  # of them, that ranges are compared on where layers decide
 FEW_IMAGES = 100  # below this, ranges depend visibly on which images were drawn
 Entry = TypeVar("Entry")
 QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "ConvInteger")
@@ -121,10 +123,13 @@ def quantize_onnx(
     placement = place(model.graph, scheme, keep=keep)
     seen = observe(model, placement.groups, images, imgsz=imgsz, progress=progress)
     form = Form(scheme.signed, scheme.symmetric)
-    quantizers = {
-        group: form.quantizer(*(group.fixed or method.choose(histogram, form, FUNCTIONS.get(group.through))))
-        for group, histogram in seen.items()
-    }
+    tried = {group: _tried(group, histogram, form, method) for group, histogram in seen.items()}
+    decided: dict[Group, str] = {}
+    if method.choose is None:
+        decided = best_by_output(model, placement, tried, images[:TRIAL_IMAGES], imgsz=imgsz, progress=progress)
+    # what no quantized layer reads is decided by the tensor itself
+    methods = {group: decided.get(group) or _least_error(group, seen[group], tried[group]) for group in seen}
+    quantizers = {group: tried[group][name] for group, name in methods.items()}
     safe = scheme.avoid_overflow if avoid_overflow is None else avoid_overflow
     weights = WeightForm(weight_bits, weight_group, safe)
     parameters = nearest_parameters(model, placement, quantizers, weights, int32_bias=scheme.int32_bias)
@@ -159,8 +164,22 @@ def quantize_onnx(
     entry = result.metadata_props.add()
     entry.key, entry.value = "yolo_compress", json.dumps(facts)
     atomic_write(out, result.SerializeToString())
-    rows = _rows(model, placement, quantizers, seen, method.name, parameters, errors, weights)
+    rows = _rows(model, placement, quantizers, seen, methods, parameters, errors, weights)
     return QuantizeResult(out, rows, tuple(_notes(len(images), rows, scheme, weights)), len(images))
+
+
+def _tried(group: Group, seen: Histogram, form: Form, method: RangeMethod) -> dict[str, Affine]:
+    """Return the quantizers that a group may get, by the name of the method: one, unless layers are to decide."""
+    if group.fixed:
+        return {"fixed": form.quantizer(*group.fixed)}
+    through = FUNCTIONS.get(group.through)
+    entries = [method] if method.choose else RANGES.values()
+    return {entry.name: form.quantizer(*entry.choose(seen, form, through)) for entry in entries if entry.choose}
+
+
+def _least_error(group: Group, seen: Histogram, tried: Mapping[str, Affine]) -> str:
+    through = FUNCTIONS.get(group.through)
+    return min(tried, key=lambda name: relative_error(seen, tried[name], through))
 
 
 def _check_group(form: WeightForm, parameters: Mapping[int, Parameters]) -> None:
@@ -215,7 +234,7 @@ def _rows(
     placement: Placement,
     quantizers: Mapping[Group, Affine],
     seen: Mapping[Group, Histogram],
-    method: str,
+    methods: Mapping[Group, str],
     parameters: Mapping[int, Parameters],
     errors: Mapping[int, tuple[float, float]],
     form: WeightForm,
@@ -230,11 +249,9 @@ def _rows(
             continue
         group = groups[source_tensor(wiring, wiring.nodes[layer.node].input[0], groups)]
         error = relative_error(seen[group], quantizers[group])
-        used = "fixed" if group.fixed else method
         words = form.words(weight.scales.shape[1])
-        rows.append(
-            LayerRow(layer.name, "int8", words, quantizers[group].limits, used, error, errors.get(layer.node), "")
-        )
+        limits, after = quantizers[group].limits, errors.get(layer.node)
+        rows.append(LayerRow(layer.name, "int8", words, limits, methods[group], error, after, ""))
     return tuple(rows)
 
 

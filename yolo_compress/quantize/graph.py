@@ -12,6 +12,7 @@ import numpy as np
 from yolo_compress.errors import require
 from yolo_compress.quantize.affine import Affine
 from yolo_compress.quantize.placement import Group, Placement, Wiring
+from yolo_compress.quantize.ranges import Function, silu
 from yolo_compress.quantize.weights import QuantizedWeight, WeightForm, nearest
 
 if TYPE_CHECKING:
@@ -55,6 +56,31 @@ def float_parameters(wiring: Wiring, node: int) -> tuple[np.ndarray, np.ndarray 
     weight = to_array(wiring.constants[names[1]]).astype(np.float32)
     bias = to_array(wiring.constants[names[2]]).astype(np.float32) if len(names) > 2 and names[2] else None
     return weight, bias
+
+
+@dataclass(frozen=True)
+class ConvOptions:
+    """How a convolution goes over its input; `pads` are top, left, bottom, right."""
+
+    groups: int
+    strides: tuple[int, ...]
+    pads: tuple[int, ...]
+
+
+def conv_options(node: onnx.NodeProto) -> ConvOptions:
+    """Return the options of a Conv node."""
+    found = {item.name: item for item in node.attribute}
+    return ConvOptions(
+        found["group"].i if "group" in found else 1,
+        tuple(found["strides"].ints) if "strides" in found else (1, 1),
+        tuple(found["pads"].ints) if "pads" in found else (0, 0, 0, 0),
+    )
+
+
+def function_behind(wiring: Wiring, node: int) -> Function:
+    """Return SiLU where one follows the convolution, else the identity."""
+    readers = wiring.readers[wiring.nodes[node].output[0]]
+    return silu if any(wiring.nodes[reader].op_type == "Sigmoid" for reader, _ in readers) else np.asarray
 
 
 def nearest_parameters(

@@ -22,11 +22,11 @@ Function = Callable[[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class RangeMethod:
-    """An entry of RANGES: how a range is picked from what was seen."""
+    """An entry of RANGES: how a range is picked from what was seen; None where others are tried out on layers."""
 
     name: str
     description: str
-    choose: Callable[[Histogram, Form, Function | None], tuple[float, float]]
+    choose: Callable[[Histogram, Form, Function | None], tuple[float, float]] | None
 
 
 @dataclass(frozen=True)
@@ -172,6 +172,7 @@ RANGES = {
         RangeMethod("percentile", f"Range that holds {PERCENTILE} % of the values.", percentile),
         RangeMethod("entropy", "Range whose quantized distribution diverges least, as TensorRT calibrates.", entropy),
         RangeMethod("mse", "Range with the least squared error; outliers are clipped.", mse),
+        RangeMethod("auto", "For each tensor, the one of these that changes the outputs of its layers least.", None),
     )
 }
 

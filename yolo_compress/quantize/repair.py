@@ -12,9 +12,9 @@ import numpy as np
 
 from yolo_compress.quantize.affine import Affine
 from yolo_compress.quantize.calibration import Runner
-from yolo_compress.quantize.graph import Parameters, float_parameters, insert
+from yolo_compress.quantize.graph import Parameters, conv_options, float_parameters, function_behind, insert
 from yolo_compress.quantize.placement import Group, Layer, Placement, Wiring
-from yolo_compress.quantize.ranges import Function, silu
+from yolo_compress.quantize.ranges import Function
 from yolo_compress.quantize.rounding import Moments, adaround
 from yolo_compress.quantize.weights import WeightForm
 
@@ -72,7 +72,7 @@ def repair_layers(
         quantized = insert(model, placement, quantizers, result, int32_bias=int32_bias)
         for layer, seen in _look(model, quantized, wiring, wave, images, imgsz).items():
             weight, given = float_parameters(wiring, layer.node)[0], result[layer.node]
-            codes, function = given.weight, _function_behind(wiring, layer.node)
+            codes, function = given.weight, function_behind(wiring, layer.node)
             assert codes is not None
             offset = 0.0 if given.bias is None else given.bias.astype(np.float64)[:, None]
             exact, got = seen.outputs(codes.values)
@@ -116,12 +116,6 @@ def best_shift(exact: np.ndarray, got: np.ndarray, function: Function) -> np.nda
     return np.where(after < before, shift[:, 0], 0.0)
 
 
-def _function_behind(wiring: Wiring, node: int) -> Function:
-    """Return SiLU where one follows the convolution, else the identity."""
-    readers = wiring.readers[wiring.nodes[node].output[0]]
-    return silu if any(wiring.nodes[reader].op_type == "Sigmoid" for reader, _ in readers) else np.asarray
-
-
 def _share(exact: np.ndarray, got: np.ndarray) -> float:
     return float(((exact - got) ** 2).sum() / max(float((exact**2).sum()), TINY))
 
@@ -130,13 +124,11 @@ class Seen:
     """Sums over the positions that were looked at, of one convolution."""
 
     def __init__(self, weight: np.ndarray, conv: onnx.NodeProto) -> None:
-        attributes = {item.name: item for item in conv.attribute}
-        self.groups = attributes["group"].i if "group" in attributes else 1
-        self.strides = list(attributes["strides"].ints) if "strides" in attributes else [1, 1]
-        self.pads = list(attributes["pads"].ints) if "pads" in attributes else [0, 0, 0, 0]
+        self.options = conv_options(conv)
         self.weight = weight
-        self.rows = weight.reshape(self.groups, len(weight) // self.groups, -1)
-        groups, outputs, size = self.rows.shape
+        groups = self.options.groups
+        self.rows = weight.reshape(groups, len(weight) // groups, -1)
+        _, outputs, size = self.rows.shape
         self.inputs = np.zeros((groups, size, size), np.float32)
         self.pull = np.zeros((groups, outputs, size), np.float32)
         self.power = np.zeros((groups, outputs))
@@ -171,15 +163,16 @@ class Seen:
         return tuple(np.moveaxis(y, 1, 2).reshape(len(values), -1).astype(np.float64) for y in (exact, got))
 
     def _windows(self, values: np.ndarray) -> np.ndarray:
-        top, left, bottom, right = self.pads
+        top, left, bottom, right = self.options.pads
         padded = np.pad(values, ((0, 0), (top, bottom), (left, right)))
         windows = np.lib.stride_tricks.sliding_window_view(padded, self.weight.shape[2:], axis=(1, 2))
-        return windows[:, :: self.strides[0], :: self.strides[1]]
+        return windows[:, :: self.options.strides[0], :: self.options.strides[1]]
 
     def _taken(self, windows: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
         taken = windows[:, rows, columns]  # (channels, positions, height, width)
-        taken = taken.reshape(self.groups, -1, *taken.shape[1:]).transpose(0, 2, 1, 3, 4)
-        return np.ascontiguousarray(taken).reshape(self.groups, len(rows), -1)
+        groups = self.options.groups
+        taken = taken.reshape(groups, -1, *taken.shape[1:]).transpose(0, 2, 1, 3, 4)
+        return np.ascontiguousarray(taken).reshape(groups, len(rows), -1)
 
 
 def _look(

@@ -39,7 +39,7 @@ class QuantizeSection(Section):
     """Post-training quantization to INT8."""
 
     target: Target = option("openvino", "Runtime whose quantization scheme is followed.", flag="quantize_target")
-    range: Literal["mse", "minmax", "average", "percentile", "entropy"] = option(
+    range: Literal["mse", "minmax", "average", "percentile", "entropy", "auto"] = option(
         "mse", "How activation ranges are chosen.", flag="quantize_range"
     )
     images: int = option(256, "Training images that ranges are chosen on.", flag="quantize_images", ge=1)
