@@ -15,13 +15,14 @@ from yolo_compress import recipe as recipes
 from yolo_compress import stages
 from yolo_compress.artifacts import atomic_write
 from yolo_compress.bench.accuracy import detect, evaluate
+from yolo_compress.bench.response import OutputWeights
 from yolo_compress.bench.run import evenly
 from yolo_compress.engines.pytorch import ModelSession
 from yolo_compress.errors import UsageError, require
 from yolo_compress.host import checkpoint
 from yolo_compress.host.cpu import use_all_cores
 from yolo_compress.host.data import DataSpec, image_batches, labelled_batches, sample
-from yolo_compress.prune import IMPORTANCES, Inputs, OutputWeights, Widths, build_graph, layer_times, normalised
+from yolo_compress.prune import IMPORTANCES, Inputs, Widths, build_graph, layer_times, normalised
 from yolo_compress.prune.sensitivity import SensitivityRow, prune_sensitivity
 from yolo_compress.recipe import PruneSection
 from yolo_compress.timing import timing_for

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from yolo_compress.bench.accuracy import detect, evaluate
+from yolo_compress.bench.response import OutputWeights, distance
 from yolo_compress.distill import LOSSES
 from yolo_compress.distill.answer import Answer, Pair, Scene, Side, head_channels
 from yolo_compress.distill.teacher import Teacher
@@ -18,8 +19,7 @@ from yolo_compress.host import checkpoint
 from yolo_compress.host.data import image_batches, read_data, sample
 from yolo_compress.host.detect import responses
 from yolo_compress.host.export import export_onnx
-from yolo_compress.prune import OutputWeights, mask, prune
-from yolo_compress.prune.output import distance
+from yolo_compress.prune import mask, prune
 from yolo_compress.quantize import quantize_onnx
 from yolo_compress.recipe import DistillSection, PruneSection
 from yolo_compress.recipe.distill import LossOptions

@@ -5,7 +5,7 @@ from yolo_compress.prune.allocation import Plan, Target, Widths, allocate, check
 from yolo_compress.prune.blocks import BlockRow, residual_blocks, take_blocks, without
 from yolo_compress.prune.graph import ChannelGraph, build_graph
 from yolo_compress.prune.importance import IMPORTANCES, Importance, normalised
-from yolo_compress.prune.inputs import Inputs, OutputWeights
+from yolo_compress.prune.inputs import Inputs
 from yolo_compress.prune.latency import Timing
 from yolo_compress.prune.oneshot import LayerRow, PruneResult, prune
 from yolo_compress.prune.reconstruct import reconstruct_
@@ -30,7 +30,6 @@ __all__ = (
     "Inputs",
     "LayerRow",
     "Masks",
-    "OutputWeights",
     "Plan",
     "PruneResult",
     "Target",

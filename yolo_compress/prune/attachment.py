@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from yolo_compress.bench.response import OutputWeights
 from yolo_compress.errors import UsageError
 from yolo_compress.host.checkpoint import count, facts, load_model, save_model, set_facts
 from yolo_compress.host.data import image_batches, labelled_batches, read_data, sample
@@ -23,7 +24,6 @@ from yolo_compress.host.ultralytics import LOGGER, RANK, unwrap_model
 from yolo_compress.prune import (
     Inputs,
     Masks,
-    OutputWeights,
     PruneResult,
     Timing,
     apply_masks_,

@@ -6,7 +6,7 @@ output of a block that is gone equals the one before it, so that the filters for
 model without the block computes what the full one computes with the last BatchNorms of f set to zero.
 
 Blocks go one after the other, each time the one that changes the detections least for what it saves, measured by
-`output.distance` on unlabelled images, before or after BatchNorm is re-estimated, whichever is less.
+`bench.response.distance` on unlabelled images, before or after BatchNorm is re-estimated, whichever is less.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from yolo_compress.bench.response import OutputWeights, distance
 from yolo_compress.errors import UsageError
 from yolo_compress.host.detect import Response, responses
 from yolo_compress.host.ultralytics import C2PSA, C3, Bottleneck, C2f, C3k, C3k2, PSABlock
-from yolo_compress.prune.inputs import Images, OutputWeights, Progress
-from yolo_compress.prune.output import distance
+from yolo_compress.prune.inputs import Images, Progress
 from yolo_compress.prune.repair import reestimate_
 
 RESIDUAL = (Bottleneck, PSABlock)

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from yolo_compress.bench.response import distance
 from yolo_compress.host.detect import head_responses
 from yolo_compress.prune.allocation import Target, Widths, full_widths
 from yolo_compress.prune.graph import ChannelGraph, IntArray
@@ -29,7 +30,6 @@ from yolo_compress.prune.importance import check_finite
 from yolo_compress.prune.inputs import FloatArray, Inputs, Progress
 from yolo_compress.prune.latency import LayerTimes, TimedCost
 from yolo_compress.prune.obs import Reader, Statistics, adjustment, readers_by_channel, statistics
-from yolo_compress.prune.output import distance
 from yolo_compress.prune.trace import Convolution
 from yolo_compress.prune.walk import Walk
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from yolo_compress.bench.response import OutputWeights
 from yolo_compress.errors import DataError
 from yolo_compress.prune.graph import ChannelGraph
 
@@ -20,15 +21,6 @@ Batch = dict[str, torch.Tensor]
 Labelled = Callable[[], Iterable[Batch]]
 Images = Callable[[], Iterable[np.ndarray]]
 Progress = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class OutputWeights:
-    """How much each kind of change in the detections counts."""
-
-    confidence: float = 1.0
-    localisation: float = 1.0
-    discrimination: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -44,7 +36,7 @@ class Inputs:
 
     labelled: Labelled | None = None
     images: Images | None = None
-    weights: OutputWeights = OutputWeights()
+    weights: OutputWeights = field(default_factory=OutputWeights)
     seed: int = 0
 
     def batches(self, name: str, device: torch.device) -> Iterable[Batch]:

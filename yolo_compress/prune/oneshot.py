@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from yolo_compress.bench.response import OutputWeights
 from yolo_compress.errors import UsageError
 from yolo_compress.prune.allocation import (
     TOLERANCE,
@@ -28,7 +29,7 @@ from yolo_compress.prune.cost import CostModel
 from yolo_compress.prune.graph import build_graph
 from yolo_compress.prune.greedy import removal_steps
 from yolo_compress.prune.importance import IMPORTANCES, normalised
-from yolo_compress.prune.inputs import FloatArray, Images, Inputs, Labelled, OutputWeights
+from yolo_compress.prune.inputs import FloatArray, Images, Inputs, Labelled
 from yolo_compress.prune.latency import LayerTimes, Timing
 from yolo_compress.prune.repair import repair_
 from yolo_compress.prune.surgery import apply

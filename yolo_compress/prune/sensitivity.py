@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import nn
 
+from yolo_compress.bench.response import OutputWeights, distance
 from yolo_compress.errors import DataError
 from yolo_compress.host.detect import Response, responses
 from yolo_compress.prune.allocation import Widths, full_widths, plan_at
 from yolo_compress.prune.graph import ChannelGraph
-from yolo_compress.prune.inputs import FloatArray, Images, OutputWeights
+from yolo_compress.prune.inputs import FloatArray, Images
 from yolo_compress.prune.latency import LayerTimes
-from yolo_compress.prune.output import distance
 from yolo_compress.prune.repair import reestimate_
 from yolo_compress.prune.surgery import apply
 
@@ -27,7 +27,7 @@ class SensitivityRow:
 
     Attributes:
         layer: The convolution whose outputs went, such as `model.4.m.0.cv1`.
-        output_change: Mean distance of the detections to those of the full model, by `output.distance`.
+        output_change: Mean distance of the detections to those of the full model, by `bench.response.distance`.
         map_drop_points: mAP50-95 below the full model, None where it was not measured.
         ms_saved: By layer times, None without a runtime.
         change_per_saving: `map_drop_points`, or `output_change` without it, per millisecond, or per GFLOP without a

@@ -11,13 +11,13 @@ import torch
 from torch import nn
 
 from tests.unit.prune.models import FAMILIES, IMGSZ, build
+from yolo_compress.bench.response import OutputWeights, distance
 from yolo_compress.errors import CompressError
 from yolo_compress.host.detect import responses
-from yolo_compress.prune import Inputs, OutputWeights, Target, Widths, allocate, apply, build_graph, prune
+from yolo_compress.prune import Inputs, Target, Widths, allocate, apply, build_graph, prune
 from yolo_compress.prune.allocation import full_widths, plan_at
 from yolo_compress.prune.greedy import Work, removal_steps
 from yolo_compress.prune.obs import statistics
-from yolo_compress.prune.output import distance
 from yolo_compress.recipe import PruneSection
 
 WIDTHS = Widths(2, 0.7)

@@ -1,5 +1,5 @@
 # Copyright (C) 2026 yolo_compress contributors. SPDX-License-Identifier: AGPL-3.0-or-later
-"""The distance between detections, and the scores that follow from it, against autograd and against removal."""
+"""The score that follows from the distance between detections, against autograd and against removal."""
 
 from __future__ import annotations
 
@@ -8,50 +8,15 @@ import pytest
 import torch
 
 from tests.unit.prune.models import FAMILIES, IMGSZ, build
+from yolo_compress.bench.response import OutputWeights, distance
 from yolo_compress.host.detect import Response, responses
-from yolo_compress.prune import Inputs, OutputWeights, build_graph
+from yolo_compress.prune import Inputs, build_graph
 from yolo_compress.prune.gradient import Masked, hessian_diagonal
-from yolo_compress.prune.output import SMALLEST_SIDE, STEP, distance, output, probe
+from yolo_compress.prune.output import output, probe
 
 
 def silent(line: str) -> None:
     """Ignore progress."""
-
-
-def _random(seed: int, *, anchors: int = 7, classes: int = 4) -> Response:
-    generator = torch.Generator().manual_seed(seed)
-    scores = torch.randn(2, classes, anchors, generator=generator, dtype=torch.float64) * 2
-    return Response(scores, torch.rand(2, 4, anchors, generator=generator, dtype=torch.float64) * 5)
-
-
-@pytest.mark.parametrize("term", ["confidence", "localisation", "discrimination"])
-def test_distance_equals_loops(term: str) -> None:
-    full, other = _random(0), _random(1)
-    weights = OutputWeights(**{name: float(name == term) for name in ("confidence", "localisation", "discrimination")})
-    found = distance([full], [other], weights)
-    for n in range(2):
-        expected = 0.0
-        for a in range(7):
-            p, q = (1 / (1 + np.exp(-r.scores[n, :, a].numpy())) for r in (full, other))
-            best = int(p.argmax())
-            kl = p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))
-            d, e = full.distances[n, :, a].numpy(), other.distances[n, :, a].numpy()
-            sides = np.maximum([d[0] + d[2], d[1] + d[3]] * 2, SMALLEST_SIDE)
-            terms = {
-                "confidence": kl[best],
-                "discrimination": kl.sum() - kl[best],
-                "localisation": (((d - e) / (STEP * sides)) ** 2).sum() / 2,
-            }
-            expected += p[best] * terms[term]
-        assert float(found[n]) == pytest.approx(expected, rel=1e-9)
-
-
-def test_distance_to_itself_is_zero_and_so_is_its_gradient() -> None:
-    full = _random(0)
-    moved = Response(full.scores.clone().requires_grad_(), full.distances.clone().requires_grad_())
-    total = distance([full], [moved], OutputWeights()).sum()
-    assert float(total.detach()) == pytest.approx(0, abs=1e-12)
-    assert all(g.abs().max() < 1e-9 for g in torch.autograd.grad(total, [moved.scores, moved.distances]))
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -15,12 +15,12 @@ from tests.tiny import tiny_model, write_data
 from tests.unit.prune.models import IMGSZ, build, make_plan
 from tests.unit.prune.test_latency import Runtime
 from yolo_compress import api
+from yolo_compress.bench.response import OutputWeights, distance
 from yolo_compress.errors import DataError, UsageError
 from yolo_compress.host import checkpoint
 from yolo_compress.host.checkpoint import count
 from yolo_compress.host.detect import responses
-from yolo_compress.prune import OutputWeights, Widths, apply, build_graph, layer_times, reestimate_
-from yolo_compress.prune.output import distance
+from yolo_compress.prune import Widths, apply, build_graph, layer_times, reestimate_
 from yolo_compress.prune.sensitivity import prune_sensitivity
 
 

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from torch.nn.utils import prune as reference
 
 from tests.unit.prune.models import FAMILIES, IMGSZ, build
+from yolo_compress.bench.response import OutputWeights, distance
 from yolo_compress.errors import UsageError
 from yolo_compress.host.checkpoint import count, load_model, save_model
 from yolo_compress.host.detect import responses
-from yolo_compress.prune import Inputs, OutputWeights, apply, build_graph, compressed_bytes, prune
-from yolo_compress.prune.output import distance
+from yolo_compress.prune import Inputs, apply, build_graph, compressed_bytes, prune
 from yolo_compress.prune.weights import find_masks, lamp, maskable, two_of_four, zero_share
 from yolo_compress.recipe import PruneSection
 
