@@ -16,7 +16,7 @@ from yolo_compress.quantize.scheme import Scheme
 if TYPE_CHECKING:
     import onnx
 
-HEAD_OUTPUT = re.compile(r"model\.(\d+)\.(?:one2one_)?cv([23])\.(\d+)\.\d+")  # last 1x1 of a box or class tower
+HEAD_OUTPUT = re.compile(r"model\.(\d+)\.(one2one_)?cv([23])\.(\d+)\.\d+")  # last 1x1 of a box or class tower
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def place(graph: onnx.GraphProto, scheme: Scheme, *, keep: Sequence[str] = ()) -
 
 
 def _layers(wiring: Wiring, keep: Sequence[str]) -> tuple[Layer, ...]:
-    head = _head_outputs(wiring)
+    head = head_outputs(wiring)
     found = []
     for index, node in enumerate(wiring.nodes):
         if node.op_type != "Conv" or node.input[1] not in wiring.constants:
@@ -139,10 +139,16 @@ def _layers(wiring: Wiring, keep: Sequence[str]) -> tuple[Layer, ...]:
     return tuple(found)
 
 
-def _head_outputs(wiring: Wiring) -> set[int]:
+def head_outputs(wiring: Wiring) -> dict[int, tuple[str, str]]:
     """Find the last convolutions before the outputs, and check that they are the head's.
 
     Found by structure and confirmed by name, because quantizing them by mistake ruins the detector without a message.
+
+    Returns:
+        By node, level by level: the branch, `one2many` or `one2one`, and whether it gives `boxes` or `scores`.
+
+    Raises:
+        UnsupportedModel: They are not where an exported Ultralytics detector has them.
     """
     pending, seen, found = list(wiring.outputs), set(), set()
     while pending:
@@ -157,17 +163,24 @@ def _head_outputs(wiring: Wiring) -> set[int]:
         else:
             pending += [source for _, source in wiring.data_inputs(index)]
     matches = {index: HEAD_OUTPUT.fullmatch(wiring.module(index)) for index in found}
-    kinds = [match.group(1, 2) for match in matches.values() if match]
-    heads = {number for number, _ in kinds}
-    boxes, scores = (sum(kind == wanted for _, kind in kinds) for wanted in "23")
-    if not found or None in matches.values() or len(heads) != 1 or boxes != scores:
+    known = {index: match for index, match in matches.items() if match}
+    heads = {match.group(1) for match in known.values()}
+    boxes, scores = (sum(match.group(3) == wanted for match in known.values()) for wanted in "23")
+    if not found or len(known) < len(found) or len(heads) != 1 or boxes != scores:
         names = sorted(wiring.nodes[index].name for index in found)[:4]
         raise UnsupportedModel(
             f"the head's output convolutions cannot be found: the last convolutions are {names}, where an Ultralytics "
             "detector has pairs such as /model.22/cv2.0/cv2.0.2/Conv and /model.22/cv3.0/cv3.0.2/Conv; "
             "export the checkpoint again with: yolo export format=onnx"
         )
-    return found
+    by_level = sorted(known, key=lambda index: int(known[index].group(4)))
+    return {
+        index: (
+            "one2one" if known[index].group(2) else "one2many",
+            "boxes" if known[index].group(3) == "2" else "scores",
+        )
+        for index in by_level
+    }
 
 
 class _Builder:

@@ -86,7 +86,8 @@ def test_files(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"kind": "quantize"}, "kind=quantize is not known; choose from prune"),
+        ({"kind": "distill"}, "kind=distill is not known; choose from prune, quantize"),
+        ({"range": "minmax"}, "range= has no meaning for kind=prune; leave it out"),
         ({"share": 1.5}, r"share=1.5 is not a share in \(0, 1\); write, for example, share=0.25"),
         ({"share": "half"}, "share=half is not a share"),
         ({"importance": "l3"}, "importance='l3': input should be"),

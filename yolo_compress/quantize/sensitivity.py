@@ -1,0 +1,142 @@
+# Copyright (C) 2026 yolo_compress contributors. SPDX-License-Identifier: AGPL-3.0-or-later
+"""What quantizing each layer alone costs: its input and its weights as codes, everything else in float."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from yolo_compress.bench.response import OutputWeights, distance
+from yolo_compress.host.detect import Response, distances
+from yolo_compress.quantize.affine import Affine
+from yolo_compress.quantize.calibration import Runner
+from yolo_compress.quantize.graph import Parameters, insert, nearest_parameters, source_tensor
+from yolo_compress.quantize.placement import Group, Layer, Placement, Wiring, head_outputs, place
+from yolo_compress.quantize.ptq import choose_ranges, entry_of, read_float
+from yolo_compress.quantize.ranges import RANGES
+from yolo_compress.quantize.scheme import SCHEMES
+from yolo_compress.quantize.weights import WeightForm
+
+if TYPE_CHECKING:
+    import onnx
+
+
+@dataclass(frozen=True)
+class QuantizeSensitivityRow:
+    """One layer, quantized alone.
+
+    Attributes:
+        layer: Module name, such as `model.4.m.0.cv1`.
+        output_change: Mean distance of the detections to those of the float model, by `bench.response.distance`.
+        map_drop_points: mAP50-95 below the float model, None where it was not measured.
+        ms_saved: By the runtime's profiles of the float and of the whole quantized model, None without a runtime.
+        change_per_saving: `map_drop_points`, or `output_change` without it, per millisecond where those are known, and
+            as it is otherwise; infinite where nothing is saved. What ranks: the higher, the better a layer to keep.
+    """
+
+    layer: str
+    output_change: float
+    map_drop_points: float | None
+    ms_saved: float | None
+    change_per_saving: float
+
+
+def onnx_sensitivity(
+    source: Path,
+    *,
+    images: Sequence[Path],
+    imgsz: int,
+    target: str = "openvino",
+    range: str = "mse",
+    compared: int = 16,
+    ms_saved: Callable[[Sequence[str]], Mapping[str, float]] | None = None,
+    accuracy: Callable[[onnx.ModelProto], float] | None = None,
+    progress: Callable[[str], None] = lambda _: None,
+) -> list[QuantizeSensitivityRow]:
+    """Quantize each layer of a float ONNX alone and compare the detections; the most costly layers first.
+
+    Args:
+        source: A detector exported by Ultralytics, float32, BatchNorm folded.
+        images: Calibration images, which choose the ranges.
+        imgsz: Side of the square input in pixels.
+        target: Runtime whose scheme is followed; see `SCHEMES`.
+        range: How activation ranges are chosen; see `RANGES`.
+        compared: Images, the first of them, that detections are compared on.
+        ms_saved: Returns the milliseconds that quantization saves in each layer, by its name.
+        accuracy: Returns mAP50-95 of a graph as a share.
+        progress: Takes a line per layer.
+
+    Raises:
+        UsageError: Unknown target or range, another image size, or a model that is quantized already.
+        DataError: No images, an unreadable one, or no such model.
+        UnsupportedModel: Not a float detector of Ultralytics, or activations that are not finite.
+    """
+    scheme, method = entry_of(SCHEMES, "target", target), entry_of(RANGES, "range", range)
+    model = read_float(source)
+    placement, wiring = place(model.graph, scheme), Wiring(model.graph)
+    quantizers = choose_ranges(model, placement, scheme, method, images, imgsz=imgsz, progress=progress).quantizers
+    form = WeightForm(avoid_overflow=scheme.avoid_overflow)
+    parameters = nearest_parameters(model, placement, quantizers, form, int32_bias=False)
+    layers = [layer for layer in placement.layers if not layer.why]
+    times = None if ms_saved is None else ms_saved([layer.name for layer in layers])
+    wanted = detections(model, wiring, images[:compared], imgsz)
+    dense = accuracy(model) if accuracy is not None else None
+    rows = []
+    for number, layer in enumerate(layers, 1):
+        single = only(model, wiring, layer, quantizers, parameters)
+        found = detections(single, wiring, images[:compared], imgsz)
+        change = float(torch.cat([_moved(a, b) for a, b in zip(wanted, found, strict=True)]).mean())
+        drop = 100 * (dense - accuracy(single)) if accuracy is not None and dense is not None else None
+        saved = None if times is None else times[layer.name]
+        loss = change if drop is None else drop
+        rank = loss if saved is None else loss / saved if saved > 0 else float("inf")
+        rows.append(QuantizeSensitivityRow(layer.name, change, drop, saved, rank))
+        progress(f"sensitivity: {layer.name}, {number} of {len(layers)}")
+    return sorted(rows, key=lambda row: -row.change_per_saving)
+
+
+def only(
+    model: onnx.ModelProto,
+    wiring: Wiring,
+    layer: Layer,
+    quantizers: Mapping[Group, Affine],
+    parameters: Mapping[int, Parameters],
+) -> onnx.ModelProto:
+    """Return the float model with quantizers at one convolution alone; its bias stays in float."""
+    by_tensor = {name: quantizer for group, quantizer in quantizers.items() for name in group.tensors}
+    tensor = wiring.nodes[layer.node].input[0]
+    group = Group((tensor,), (tensor,))
+    placement = Placement((layer,), (group,), frozenset({(layer.node, 0)}))
+    quantizer = by_tensor[source_tensor(wiring, tensor, by_tensor)]
+    given = {layer.node: parameters[layer.node]}
+    return insert(model, placement, {group: quantizer}, given, int32_bias=False)
+
+
+def detections(model: onnx.ModelProto, wiring: Wiring, images: Sequence[Path], imgsz: int) -> list[list[Response]]:
+    """Return what each branch of the head says about each batch of images, before boxes are suppressed."""
+    branches: dict[str, dict[str, list[str]]] = {}
+    for index, (branch, kind) in head_outputs(wiring).items():
+        branches.setdefault(branch, {}).setdefault(kind, []).append(wiring.nodes[index].output[0])
+    names = [name for branch in branches.values() for outputs in branch.values() for name in outputs]
+    found = []
+    for values in Runner(model, names, imgsz).run(images, "", None):
+        found.append(
+            [
+                Response(_levels(values, branch["scores"]), distances(_levels(values, branch["boxes"])))
+                for branch in branches.values()
+            ]
+        )
+    return found
+
+
+def _levels(values: Mapping[str, np.ndarray], names: Sequence[str]) -> torch.Tensor:
+    return torch.cat([torch.from_numpy(values[name]).flatten(2) for name in names], 2)
+
+
+def _moved(exact: Sequence[Response], found: Sequence[Response]) -> torch.Tensor:
+    return distance(exact, found, OutputWeights())
