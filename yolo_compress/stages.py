@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,8 @@ from yolo_compress.host.cpu import use_all_cores
 from yolo_compress.host.data import DataSpec, image_batches, labelled_batches, read_data, sample
 from yolo_compress.host.export import export_native, export_onnx
 from yolo_compress.prune import prune
-from yolo_compress.quantize import quantize_onnx
+from yolo_compress.quantize import QuantizeResult, onnx_sensitivity, quantize_onnx
+from yolo_compress.quantize.mixed import Mixed, fewest_in_float
 from yolo_compress.recipe import PruneSection, QuantizeSection, Recipe
 from yolo_compress.timing import timing_for
 from yolo_compress.train import train
@@ -224,23 +225,64 @@ def quantize_checkpoint(source: Path, folder: Path, context: Context, section: Q
         raise UsageError(f"'{source}' cannot be quantized; give a checkpoint (.pt) or a float .onnx")
     chosen = choose(context.data, section.images)
     write_manifest(chosen, folder / "calibration.json")
-    result = quantize_onnx(
-        floating,
-        folder / "int8.onnx",
-        images=chosen.images,
-        imgsz=context.imgsz,
-        target=section.target,
-        range=section.range,
-        keep=section.keep,
-        weight_bits=section.weight_bits,
-        weight_group=section.weight_group,
-        rounding=section.rounding,
-        bias_correction=section.bias_correction,
-        progress=context.progress,
-    )
+    seen: dict[Any, Any] = {}  # so that images are run once, however often layers are chosen anew
+
+    def quantized(extra: Sequence[str]) -> QuantizeResult:
+        return quantize_onnx(
+            floating,
+            folder / "int8.onnx",
+            images=chosen.images,
+            imgsz=context.imgsz,
+            target=section.target,
+            range=section.range,
+            keep=(*section.keep, *extra),
+            weight_bits=section.weight_bits,
+            weight_group=section.weight_group,
+            rounding=section.rounding,
+            bias_correction=section.bias_correction,
+            seen=seen,
+            progress=context.progress,
+        )
+
+    notes: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
+    if section.max_drop is not None:
+        mixed = _mixed(floating, context, section, chosen.images, quantized)
+        notes, kept = (mixed.note,), mixed.keep
+    result = quantized(kept)
     tables = {"quantize": [asdict(row) for row in result.layers]}
     outputs = {"float_onnx": floating, "qdq": result.path, "calibration": folder / "calibration.json"}
-    return StageResult(outputs, {"calibration_images": len(chosen.images)}, tuple(result.notes), tables)
+    return StageResult(outputs, {"calibration_images": len(chosen.images)}, (*result.notes, *notes), tables)
+
+
+def _mixed(
+    floating: Path,
+    context: Context,
+    section: QuantizeSection,
+    images: Sequence[Path],
+    quantized: Callable[[Sequence[str]], QuantizeResult],
+) -> Mixed:
+    """Find the layers that have to stay in float for a section's drop to be met."""
+    assert section.max_drop is not None
+    full = accuracy_of(context, floating)
+
+    def ranking() -> list[str]:
+        rows = onnx_sensitivity(
+            floating,
+            images=images,
+            imgsz=context.imgsz,
+            target=section.target,
+            range=section.range,
+            progress=context.progress,
+        )
+        return [r.layer for r in rows if not any(r.layer == k or r.layer.startswith(f"{k}.") for k in section.keep)]
+
+    return fewest_in_float(
+        lambda extra: 100 * (full - accuracy_of(context, quantized(extra).path)),
+        ranking,
+        max_drop=section.max_drop,
+        progress=context.progress,
+    )
 
 
 def native_export(context: Context, name: str, folder: Path) -> Path:

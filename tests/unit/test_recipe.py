@@ -254,6 +254,7 @@ VALUES = {
     "quantize_group": 16,
     "quantize_rounding": "adaround",
     "bias_correction": True,
+    "quantize_max_drop": 0.3,
     "prune_importance": "l2",
     "prune_scope": "global",
     "prune_repair": "batchnorm",

@@ -92,6 +92,7 @@ def quantize_onnx(
     rounding: str = "nearest",
     bias_correction: bool = False,
     avoid_overflow: bool | None = None,
+    seen: dict[Group, Histogram] | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> QuantizeResult:
     """Quantize a float ONNX to INT8 and write it with the metadata that it had.
@@ -111,6 +112,7 @@ def quantize_onnx(
         bias_correction: Add to biases by how much outputs are too low on the images, layer by layer.
         avoid_overflow: Scale weights so that CPUs without VNNI cannot saturate; the scheme decides when not given, not
             the CPU that quantizes, since files travel.
+        seen: What earlier calls with the same model, images and size have seen of groups of tensors; added to.
         progress: Takes a line now and then.
 
     Raises:
@@ -128,7 +130,7 @@ def quantize_onnx(
         raise UsageError(f"weight_bits={weight_bits} is not possible; give 2 to 8")
     model = read_float(source)
     placement = place(model.graph, scheme, keep=keep)
-    chosen = choose_ranges(model, placement, scheme, method, images, imgsz=imgsz, progress=progress)
+    chosen = choose_ranges(model, placement, scheme, method, images, imgsz=imgsz, seen=seen, progress=progress)
     quantizers = chosen.quantizers
     safe = scheme.avoid_overflow if avoid_overflow is None else avoid_overflow
     weights = WeightForm(weight_bits, weight_group, safe)
@@ -176,10 +178,17 @@ def choose_ranges(
     images: Sequence[Path],
     *,
     imgsz: int,
+    seen: dict[Group, Histogram] | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Ranges:
-    """Run the float model over calibration images and choose the range of each group of tensors."""
-    seen = observe(model, placement.groups, images, imgsz=imgsz, progress=progress)
+    """Run the float model over calibration images and choose the range of each group of tensors.
+
+    Groups in `seen` are not looked at again, and it takes those that are.
+    """
+    known = {} if seen is None else seen
+    if missing := [group for group in placement.groups if group not in known]:
+        known.update(observe(model, missing, images, imgsz=imgsz, progress=progress))
+    seen = {group: known[group] for group in placement.groups}
     form = Form(scheme.signed, scheme.symmetric)
     tried = {group: _tried(group, histogram, form, method) for group, histogram in seen.items()}
     decided: dict[Group, str] = {}

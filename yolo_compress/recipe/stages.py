@@ -53,6 +53,12 @@ class QuantizeSection(Section):
     rounding: Literal["nearest", "adaround"] = option(
         "nearest", "How codes of weights are chosen.", flag="quantize_rounding"
     )
+    max_drop: float | None = option(
+        None,
+        "Give layers back to float, the most costly first, until at most so many mAP50-95 points are lost.",
+        flag="quantize_max_drop",
+        gt=0,
+    )
     bias_correction: bool = option(
         False, "Fit biases layer by layer, so that outputs stay what they were.", flag="bias_correction"
     )
