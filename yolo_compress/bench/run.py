@@ -13,6 +13,7 @@ import numpy as np
 
 from yolo_compress.artifacts import sha256_path, size_bytes
 from yolo_compress.bench import accuracy, latency, machine
+from yolo_compress.bench.confidence import confidence
 from yolo_compress.bench.memory import measure_memory
 from yolo_compress.bench.result import BenchResult, BenchRow, Candidate
 from yolo_compress.bench.verdict import check_classes, refusals
@@ -172,6 +173,7 @@ def _accuracies(
     for candidate, (engine, session), detections in zip(candidates, sessions, found, strict=True):
         measured = accuracy.evaluate(truth, detections, classes=len(data.names))
         describe = dict(session.describe())
+        scores = confidence(truth, detections)
         params, gflops = count(load_model(candidate.path), imgsz) if engine == "pytorch" else (None, None)
         rows.append(
             BenchRow(
@@ -191,6 +193,9 @@ def _accuracies(
                 class_map50_95=measured.per_class,
                 detections=detections.count,
                 images_not_finite=detections.not_finite,
+                f1=scores.f1,
+                f1_threshold=scores.f1_threshold,
+                calibration_error=scores.calibration_error,
                 describe=describe,
             )
         )

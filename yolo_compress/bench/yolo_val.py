@@ -19,7 +19,7 @@ RECALLS = np.linspace(0, 1, 101)
 
 def yolo_val_map50_95(truth: Truth, detections: Detections) -> float:
     """Return the mean AP over IoU 0.50 to 0.95 and over the classes that have an object, 0 to 1."""
-    matches = [_match(objects, found) for objects, found in zip(truth.images, detections.images, strict=True)]
+    matches = [match(objects, found) for objects, found in zip(truth.images, detections.images, strict=True)]
     found = np.concatenate(detections.images)
     correct = np.concatenate(matches)
     by_score = np.argsort(-found[:, 4], kind="stable")
@@ -29,7 +29,7 @@ def yolo_val_map50_95(truth: Truth, detections: Detections) -> float:
     return float(np.mean(values))
 
 
-def _match(objects: np.ndarray, found: np.ndarray) -> np.ndarray:
+def match(objects: np.ndarray, found: np.ndarray) -> np.ndarray:
     """Return which detections (n,) are correct at each threshold, as (n, 10).
 
     By falling score, each detection takes the object of its class that it overlaps most among those not yet taken.

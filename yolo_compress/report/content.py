@@ -171,6 +171,25 @@ def layer_tables(run: Mapping[str, Any] | None) -> list[tuple[str, Table]]:
     return found
 
 
+def confidence_table(bench: Mapping[str, Any]) -> Table | None:
+    """Return what the scores of each candidate mean, and how far the best score limit moved; None where unknown."""
+    rows = [row for row in bench["rows"] if row.get("f1_threshold") is not None]
+    if not rows:
+        return None
+    first = rows[0]["f1_threshold"]
+    lines = tuple(
+        (
+            str(row["label"]),
+            number(row["f1_threshold"], 3),
+            f"{row['f1_threshold'] - first:+.3f}",
+            number(row.get("f1"), 3),
+            number(row.get("calibration_error"), 3),
+        )
+        for row in rows
+    )
+    return Table(("Candidate", "Best score limit", "Shift", "F1 there", "Calibration error"), lines)
+
+
 def classes_table(bench: Mapping[str, Any]) -> Table | None:
     """Return mAP50-95 per class and candidate, the largest loss against the first candidate at the top, or None."""
     rows = bench["rows"]
@@ -213,6 +232,9 @@ def method(bench: Mapping[str, Any]) -> list[str]:
         f"{bench.get('data', ABSENT)} with {bench.get('objects', ABSENT)} objects, letterboxed to a square; score over "
         f"{known['accuracy_conf']}, NMS at IoU {known['accuracy_iou']}, at most {known['accuracy_max_det']} detections "
         "per image; COCO protocol, box areas.",
+        "The best score limit is the one with the highest F1 over all classes at IoU 0.5, its shift is from that of "
+        "the first candidate; the calibration error is the mean distance between score and precision of detections "
+        "with a score of at least 0.25.",
         f"For the same detections `yolo val`, which integrates the curves by another rule, prints {printed} mAP50-95.",
         f"Latency: batch 1, inference alone, {known['rounds']} rounds after {known['warmup']} of warm-up; in each "
         "round every candidate runs once on the same image, in changing order, each time after a rest of at least "

@@ -213,3 +213,12 @@ def test_any_value_may_be_absent(missing):
     for entry in bench["rows"]:
         del entry[missing]
     document(bench, RUN)
+
+
+def test_scores_are_compared_with_the_first_candidate():
+    bench = plain(row("a"), row("b", f1=0.47, f1_threshold=0.25, calibration_error=None))
+    assert content.confidence_table(bench).rows == (
+        ("a", "0.310", "+0.000", "0.480", "0.060"),
+        ("b", "0.250", "-0.060", "0.470", "-"),
+    )
+    assert content.confidence_table({"rows": [{"label": "a"}]}) is None
