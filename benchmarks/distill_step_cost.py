@@ -1,10 +1,10 @@
 # Copyright (C) 2026 yolo_compress contributors. SPDX-License-Identifier: AGPL-3.0-or-later
-"""What a training step with distillation costs: our default against Ultralytics' own, and against none.
+"""What a training step with distillation costs: our default against Ultralytics' own, none, and each loss alone.
 
 Usage: YOLO_COMPRESS_DATA=DIR python -m benchmarks.distill_step_cost
 
-yolov8n learns from yolov8s. The three take turns, each time in a process of its own that trains the same batches, so
-that its peak of resident memory is its own. A step is timed from the start of a batch to its end; the first steps, in
+yolov8n learns from yolov8s. Candidates take turns, each time in a process of its own that trains the same batches, so
+that its peak of resident memory is its own; single losses take fewer turns, and nothing is claimed about them. A step is timed from the start of a batch to its end; the first steps, in
 which memory is found and projectors are fitted, do not count. What is claimed is the median of paired ratios.
 """
 
@@ -22,6 +22,7 @@ from typing import Any
 
 from benchmarks.prune_recovery import IMGSZ, SETTINGS
 from benchmarks.record import Experiment
+from yolo_compress.distill import LOSSES
 from yolo_compress.host.cpu import bf16_units
 from yolo_compress.host.trainer import CompressTrainer
 from yolo_compress.train import plan_for
@@ -30,6 +31,8 @@ NAME = "distill_step_cost"
 STUDENT, TEACHER = "yolov8n", "yolov8s"
 TURNS, SKIPPED, FRACTION = 5, 10, 0.4
 KINDS = ("none", "native", "ours")
+SINGLE = tuple(name for name in LOSSES if name not in ("psa", "iou"))  # no attention in either model; that is box
+SINGLE_TURNS = 2
 TIME_TARGET, MEMORY_TARGET = 1.10, 1.15
 
 
@@ -37,7 +40,7 @@ def main() -> int:
     """Measure and write the result file; return 1 when a claim does not hold."""
     made = Experiment(NAME, imgsz=IMGSZ, settings=SETTINGS)
     for turn in range(TURNS):
-        for kind in KINDS:
+        for kind in (*KINDS, *(SINGLE if turn < SINGLE_TURNS else ())):
             if not made.has(candidate=kind, turn=turn):
                 call = [sys.executable, "-m", f"benchmarks.{NAME}", kind, str(made.folder), str(made.data.path)]
                 answer = subprocess.run(call, check=True, stdout=subprocess.PIPE, text=True).stdout
@@ -48,7 +51,8 @@ def main() -> int:
 def one(kind: str, folder: Path, data: str) -> None:
     """Train a part of an epoch in this process and print its median step and peak memory as JSON."""
     teacher = str(folder / "weights" / f"{TEACHER}.pt")
-    flags = {"none": {}, "native": {"distill_model": teacher}, "ours": {"teacher": teacher}}[kind]
+    known = {"none": {}, "native": {"distill_model": teacher}, "ours": {"teacher": teacher}}
+    flags = known.get(kind, {"teacher": teacher, "distill": kind})
     precision = {"amp": "bf16"} if bf16_units() else {}
     settings = {**SETTINGS, **precision, **flags, "epochs": 1, "fraction": FRACTION, "data": data, "seed": 0}
     plan, native = plan_for({**settings, "model": str(folder / "weights" / f"{STUDENT}.pt")})

@@ -54,9 +54,10 @@ class BenchRow:
 
     Accuracies are shares in 0 to 1; `None` means that the validation images hold no object of that kind.
     `yolo_val_map50_95` is what `yolo val` prints for the same detections; see `bench.yolo_val`. `f1`, `f1_threshold`
-    and `calibration_error` say what scores mean; see `bench.confidence`. Latencies are those of one image. A ratio is this candidate's time over the first candidate's in the same round: `spread` holds its
-    quartiles, `interval` the 95 % confidence interval of its median. Percentiles are `None` below 64, 130 and 662
-    rounds. Whatever is `None` for another reason has that reason in `notes`, or in `reason` where the row is refused.
+    and `calibration_error` say what scores mean; see `bench.confidence`. Latencies are those of one image. A ratio is
+    this candidate's time over the first candidate's in the same round: `spread` holds its quartiles, `interval` the
+    95 % confidence interval of its median. Percentiles are `None` below 64, 130 and 662 rounds. Whatever is `None` for
+    another reason has that reason in `notes`, or in `reason` where the row is refused.
     """
 
     label: str
