@@ -4,8 +4,9 @@
 Usage: YOLO_COMPRESS_DATA=DIR python -m benchmarks.distill_step_cost
 
 yolov8n learns from yolov8s. Candidates take turns, each time in a process of its own that trains the same batches, so
-that its peak of resident memory is its own; single losses take fewer turns, and nothing is claimed about them. A step is timed from the start of a batch to its end; the first steps, in
-which memory is found and projectors are fitted, do not count. What is claimed is the median of paired ratios.
+that its peak of resident memory is its own; single losses take fewer turns, and nothing is claimed about them. A step
+is timed from the start of a batch to its end; the first steps, in which memory is found and projectors are fitted, do
+not count. What is claimed is the median of paired ratios.
 """
 
 from __future__ import annotations
