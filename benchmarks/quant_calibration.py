@@ -21,7 +21,7 @@ from typing import Any
 
 from benchmarks.record import Experiment, data_folder
 from yolo_compress.host.cpu import use_all_cores
-from yolo_compress.host.data import image_batches, read_data, sample
+from yolo_compress.host.data import read_data, sample
 from yolo_compress.host.export import export_onnx
 from yolo_compress.quantize.calibration import Runner, observe
 from yolo_compress.quantize.placement import place
@@ -82,8 +82,8 @@ def _claims(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [
         {
             "id": "quant.calibration_cost",
-            "statement": f"calibrating {MODEL} on {TIMED} images at {IMGSZ} px takes {ratio:.2f} of the time of running "
-            f"them through the float model, median of {TURNS} turns; peak resident memory {told} images (growth "
+            "statement": f"calibrating {MODEL} on {TIMED} images at {IMGSZ} px takes {ratio:.2f} of the time that "
+            f"running them through the float model takes, median of {TURNS} turns; peak resident memory {told} images (growth "
             f"{growth:.3f}, at most {GROWTH_TARGET})",
             "value": round(ratio, 3),
             "unit": "x the float run",
