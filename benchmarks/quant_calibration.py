@@ -83,8 +83,8 @@ def _claims(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         {
             "id": "quant.calibration_cost",
             "statement": f"calibrating {MODEL} on {TIMED} images at {IMGSZ} px takes {ratio:.2f} of the time that "
-            f"running them through the float model takes, median of {TURNS} turns; peak resident memory {told} images (growth "
-            f"{growth:.3f}, at most {GROWTH_TARGET})",
+            f"running them through the float model takes, median of {TURNS} turns; peak resident memory {told} images "
+            f"(growth {growth:.3f}, at most {GROWTH_TARGET})",
             "value": round(ratio, 3),
             "unit": "x the float run",
             "target": f"<= {TIME_TARGET}",
