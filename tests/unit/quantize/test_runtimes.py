@@ -9,8 +9,9 @@ import onnxruntime
 import pytest
 
 from yolo_compress.quantize.affine import from_range
-from yolo_compress.quantize.graph import insert
+from yolo_compress.quantize.graph import insert, nearest_parameters
 from yolo_compress.quantize.placement import Group, Layer, Placement
+from yolo_compress.quantize.weights import WeightForm
 
 CODE_STEPS = 1.01  # kernels accumulate exactly; requantizing a sum may round to the neighbouring code
 SIZE = 12
@@ -48,7 +49,9 @@ def quantized(model: onnx.ModelProto, images: np.ndarray) -> tuple[onnx.ModelPro
     readable.graph.node.append(onnx.helper.make_node("Identity", ["y"], ["z"], "end"))  # reads the output's codes
     readable.graph.output[0].name = "z"
     placement = Placement((Layer(0, "conv"),), tuple(groups), frozenset({(0, 0), (1, 0)}))
-    made = insert(readable, placement, groups, avoid_overflow=True, int32_bias=True)
+    form = WeightForm(avoid_overflow=True)
+    parameters = nearest_parameters(readable, placement, groups, form, int32_bias=True)
+    made = insert(readable, placement, groups, parameters, int32_bias=True)
     return made, float(list(groups.values())[1].scale)
 
 
