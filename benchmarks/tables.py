@@ -8,6 +8,7 @@ A block stands between `<!-- begin: NAME -->` and `<!-- end -->`, where NAME is
 * `training_free`: benchmarks/results/prune_training_free.json, a line per way to prune and a column per model;
 * `recovery`: benchmarks/results/prune_recovery.json, a line per way to prune, means over seeds;
 * `weights`: benchmarks/results/prune_weights.json, a line per mask;
+* `distill`: benchmarks/results/distill_recovery.json, a line per candidate and a column per seed;
 * `modes`: the help of the whole command;
 * `help MODE`: the help of a mode;
 * `section NAME`: the options of a recipe section.
@@ -34,6 +35,7 @@ SPINE_RUN = ROOT / "benchmarks" / "results" / "spine_run.json"
 TRAINING_FREE = ROOT / "benchmarks" / "results" / "prune_training_free.json"
 RECOVERY = ROOT / "benchmarks" / "results" / "prune_recovery.json"
 WEIGHTS = ROOT / "benchmarks" / "results" / "prune_weights.json"
+DISTILL = ROOT / "benchmarks" / "results" / "distill_recovery.json"
 COLUMNS = (
     "Candidate",
     "Engine",
@@ -44,7 +46,7 @@ COLUMNS = (
     "Size (MB)",
     "Params (M)",
 )
-FILES = ("README.md", "docs/cli.md", "docs/prune.md", "docs/recipes.md")
+FILES = ("README.md", "docs/cli.md", "docs/distill.md", "docs/prune.md", "docs/recipes.md")
 BLOCK = re.compile(r"(<!-- begin: (?P<name>[^>]+?) -->\n)(?P<body>.*?)(<!-- end -->)", re.DOTALL)
 PIPE = r"\|"
 
@@ -121,6 +123,22 @@ def recovery_table(tree: dict[str, Any]) -> str:
     return f"{_markdown(lines)}\n\n{_circumstances(tree)}"
 
 
+def distill_table(tree: dict[str, Any]) -> str:
+    """Return mAP50-95 of every candidate by seed, its mean, and the memory that its process took."""
+    trained = [row for row in tree["rows"] if "seed" in row]
+    seeds = sorted({row["seed"] for row in trained})
+    lines = [["trained with", *(f"seed {seed}" for seed in seeds), "mean", "peak memory (MiB)"]]
+    lines.append(["---", *["---:"] * (len(seeds) + 2)])
+    for name in dict.fromkeys(row["candidate"] for row in trained):
+        rows = {row["seed"]: row for row in trained if row["candidate"] == name}
+        points = [f"{rows[seed]['map50_95_points']:.2f}" if seed in rows else "-" for seed in seeds]
+        mean = statistics.mean(row["map50_95_points"] for row in rows.values())
+        peak = max(row["peak_resident_mib"] for row in rows.values())
+        lines.append([name, *points, f"{mean:.2f}", str(peak)])
+    before = next(row["map50_95_points"] for row in tree["rows"] if row["candidate"] == "before")
+    return f"{_markdown(lines)}\n\nBefore training {before:.2f}. {_circumstances(tree)}"
+
+
 def weights_table(tree: dict[str, Any]) -> str:
     """Return accuracy, compressed size and times of masked models."""
     runtimes = list(dict.fromkeys(name for row in tree["rows"] for name in row.get("ratios", {})))
@@ -172,6 +190,7 @@ RENDERERS: dict[str, Callable[[str], str | None]] = {
     "training_free": lambda _: _from(TRAINING_FREE, training_free_table),
     "recovery": lambda _: _from(RECOVERY, recovery_table),
     "weights": lambda _: _from(WEIGHTS, weights_table),
+    "distill": lambda _: _from(DISTILL, distill_table),
     "modes": _modes,
     "help": _help,
     "section": _section,

@@ -73,6 +73,18 @@ def test_the_training_free_table_has_a_column_per_model_and_the_best_way_first()
     assert lines[-1].startswith("mAP50-95 on 400 images at 320 px; Some CPU, 2026-01-02. Made by")
 
 
+def test_the_distillation_table_has_a_column_per_seed_and_the_mean_of_those_that_ran():
+    rows = [{"candidate": "before", "map50_95_points": 20.0}]
+    rows += [
+        {"candidate": name, "seed": seed, "map50_95_points": points, "peak_resident_mib": peak}
+        for name, seed, points, peak in (("none", 0, 21.0, 900), ("none", 1, 22.0, 950), ("cwd yolov8n", 0, 23.0, 990))
+    ]
+    lines = tables.distill_table({**TREE, "rows": rows}).splitlines()
+    assert lines[0] == "| trained with | seed 0 | seed 1 | mean | peak memory (MiB) |"
+    assert lines[2:4] == ["| none | 21.00 | 22.00 | 21.50 | 950 |", "| cwd yolov8n | 23.00 | - | 23.00 | 990 |"]
+    assert lines[5].startswith("Before training 20.00.")
+
+
 def test_the_weights_table_gives_times_where_they_were_measured():
     mask = {"mask": "2:4", "mask_share": 0.5, "mask_importance": "gradient", "repair": "batchnorm"}
     rows = [
