@@ -22,7 +22,7 @@ from typing import Any
 
 from benchmarks.prune_recovery import IMAGES, IMGSZ, SETTINGS, train_and_score
 from benchmarks.prune_training_free import accuracy
-from benchmarks.record import Experiment
+from benchmarks.record import Experiment, claim
 from yolo_compress.distill import LOSSES
 from yolo_compress.host.checkpoint import load_model, save_model
 from yolo_compress.host.cpu import use_all_cores
@@ -111,22 +111,10 @@ def _claims(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     none = min(mean[f"ours {teacher}"] - mean["none"] for teacher in TEACHERS)
     gap = mean["ours yolov8n"] - mean["label-free yolov8n"]
     return [
-        _claim("distill.vs_native", what, native, f">= {VS_NATIVE}", native >= VS_NATIVE, seeds),
-        _claim("distill.vs_none", what, none, f">= {VS_NONE}", none >= VS_NONE, seeds),
-        _claim("distill.label_free_gap", what, gap, f"<= {LABEL_FREE}", gap <= LABEL_FREE, seeds),
+        claim("distill.vs_native", what, native, "mAP", f">= {VS_NATIVE}", holds=native >= VS_NATIVE, seeds=seeds),
+        claim("distill.vs_none", what, none, "mAP", f">= {VS_NONE}", holds=none >= VS_NONE, seeds=seeds),
+        claim("distill.label_free_gap", what, gap, "mAP", f"<= {LABEL_FREE}", holds=gap <= LABEL_FREE, seeds=seeds),
     ]
-
-
-def _claim(name: str, what: str, value: float, target: str, holds: bool, seeds: list[int]) -> dict[str, Any]:
-    return {
-        "id": name,
-        "statement": what,
-        "value": round(value, 2),
-        "unit": "mAP",
-        "target": target,
-        "holds": holds,
-        "seeds": seeds,
-    }
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.prune_recovery import IMGSZ, SETTINGS
-from benchmarks.record import Experiment
+from benchmarks.record import Experiment, claim
 from yolo_compress.distill import LOSSES
 from yolo_compress.host.cpu import bf16_units
 from yolo_compress.host.trainer import CompressTrainer
@@ -77,20 +77,14 @@ def _claims(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return statistics.median(a / b for a, b in zip(of("ours", key), of(to, key), strict=True))
 
     time_ratio, memory_ratio = ratio("step_seconds", "native"), ratio("peak_resident_mib", "native")
-    return [
-        {
-            "id": "distill.step_cost",
-            "statement": f"{STUDENT} with {TEACHER} as teacher, batch {SETTINGS['batch']} at {IMGSZ} px, {TURNS} turns:"
-            f" a step with our default takes {time_ratio:.3f} of one with distill_model=, and "
-            f"{ratio('step_seconds', 'none'):.3f} of one without a teacher; peak resident memory {memory_ratio:.3f} "
-            f"(at most {MEMORY_TARGET})",
-            "value": round(time_ratio, 3),
-            "unit": "of a native step",
-            "target": f"<= {TIME_TARGET}",
-            "holds": time_ratio <= TIME_TARGET and memory_ratio <= MEMORY_TARGET,
-            "seeds": [0],
-        }
-    ]
+    statement = (
+        f"{STUDENT} with {TEACHER} as teacher, batch {SETTINGS['batch']} at {IMGSZ} px, {TURNS} turns: a step with our "
+        f"default takes {time_ratio:.3f} of one with distill_model=, and {ratio('step_seconds', 'none'):.3f} of one "
+        f"without a teacher; peak resident memory {memory_ratio:.3f} (at most {MEMORY_TARGET})"
+    )
+    holds = time_ratio <= TIME_TARGET and memory_ratio <= MEMORY_TARGET
+    target = f"<= {TIME_TARGET}"
+    return [claim("distill.step_cost", statement, time_ratio, "of a native step", target, holds=holds)]
 
 
 if __name__ == "__main__":

@@ -19,14 +19,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.record import Experiment, data_folder
+from benchmarks.record import Experiment, claim, data_folder
 from yolo_compress.host.cpu import use_all_cores
 from yolo_compress.host.data import read_data, sample
 from yolo_compress.host.export import export_onnx
 from yolo_compress.quantize.calibration import Runner, observe
 from yolo_compress.quantize.placement import place
-from yolo_compress.quantize.ptq import read_float
 from yolo_compress.quantize.scheme import SCHEMES
+from yolo_compress.quantize.source import read_float
 
 NAME = "quant_calibration"
 MODEL, IMGSZ = "yolov8n", 640
@@ -79,19 +79,13 @@ def _claims(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     peaks = {row["images"]: row["peak_resident_mib"] for row in rows if row["what"] == "calibrate" and row["turn"] == 0}
     growth = peaks[max(COUNTS)] / peaks[min(COUNTS)]
     told = ", ".join(f"{peaks[count]} MiB at {count}" for count in COUNTS)
-    return [
-        {
-            "id": "quant.calibration_cost",
-            "statement": f"calibrating {MODEL} on {TIMED} images at {IMGSZ} px takes {ratio:.2f} of the time that "
-            f"running them through the float model takes, median of {TURNS} turns; peak resident memory {told} images "
-            f"(growth {growth:.3f}, at most {GROWTH_TARGET})",
-            "value": round(ratio, 3),
-            "unit": "x the float run",
-            "target": f"<= {TIME_TARGET}",
-            "holds": ratio <= TIME_TARGET and growth <= GROWTH_TARGET,
-            "seeds": [0],
-        }
-    ]
+    statement = (
+        f"calibrating {MODEL} on {TIMED} images at {IMGSZ} px takes {ratio:.2f} of the time that running them through "
+        f"the float model takes, median of {TURNS} turns; peak resident memory {told} images (growth {growth:.3f}, at "
+        f"most {GROWTH_TARGET})"
+    )
+    holds = ratio <= TIME_TARGET and growth <= GROWTH_TARGET
+    return [claim("quant.calibration_cost", statement, ratio, "x the float run", f"<= {TIME_TARGET}", holds=holds)]
 
 
 if __name__ == "__main__":

@@ -34,6 +34,21 @@ def earlier_rows(name: str) -> list[dict[str, Any]]:
     return json.loads(file.read_text(encoding="utf-8"))["rows"] if file.is_file() else []
 
 
+def claim(
+    name: str, statement: str, value: float, unit: str, target: str, *, holds: bool, seeds: Sequence[int] = (0,)
+) -> dict[str, Any]:
+    """Return a claim in the form of result files."""
+    return {
+        "id": name,
+        "statement": statement,
+        "value": round(value, 3),
+        "unit": unit,
+        "target": target,
+        "holds": holds,
+        "seeds": list(seeds),
+    }
+
+
 class Experiment:
     """The rows of a result file, written after each one, so that an interrupted call goes on where it was."""
 

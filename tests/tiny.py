@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -41,6 +43,18 @@ def tiny_model(family: str = "yolov8n", *, nc: int = 3, seed: int = 0, width: fl
     model.names = dict(enumerate(("disc", "box", "bar", "ring", "cross")[:nc]))
     model.task = "detect"
     return model.eval()
+
+
+def export_families(folder: Path, change: Callable[[Any], None] = lambda model: None) -> None:
+    """Write a checkpoint and a float ONNX for 64 pixels of each family's small model, changed in place before."""
+    from yolo_compress.host import checkpoint
+    from yolo_compress.host.export import export_onnx
+
+    for family in FAMILIES:
+        model = tiny_model(family)
+        change(model)
+        checkpoint.save_model(model, folder / f"{family}.pt")
+        export_onnx(folder / f"{family}.pt", folder / f"{family}.onnx", imgsz=64)
 
 
 def write_data(folder: Path, *, train: int = 8, val: int = 4, size: int = 64, seed: int = 0) -> Path:

@@ -104,6 +104,7 @@ def quantize(
     Raises:
         UsageError: An option is out of range, or the model is quantized already.
         DataError: Weights or data are missing or damaged.
+        GateNotMet: More accuracy is lost than `max_drop` with every layer in float that may be.
     """
     chosen = _section(QuantizeSection, "quantize", section, options)
     context = stages.context_for(model, data, imgsz=imgsz, device="cpu", run_dir=Path(project), progress=progress)

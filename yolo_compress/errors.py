@@ -3,8 +3,13 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
+from collections.abc import Iterable, Mapping
 from types import ModuleType
+from typing import TypeVar
+
+Entry = TypeVar("Entry")
 
 
 class CompressError(Exception):
@@ -48,7 +53,7 @@ class EngineError(CompressError):
 
 
 class GateNotMet(CompressError):
-    """A stage that cost more accuracy than the recipe allows."""
+    """Something that cost more accuracy than was allowed."""
 
     exit_code = 3
 
@@ -73,3 +78,21 @@ def require(module: str, *, extra: str, purpose: str) -> ModuleType:
         raise MissingDependency(
             f"{purpose} need the '{root}' package, which is not installed: pip install 'yolo-compress[{extra}]'"
         ) from error
+
+
+def suggest(given: str, known: Iterable[str]) -> str:
+    """Return the end of a message about a name that is not known."""
+    names = list(known)
+    close = difflib.get_close_matches(given, names, n=3)
+    return f"did you mean {' or '.join(close)}?" if close else f"choose from {', '.join(names)}"
+
+
+def entry_of(registry: Mapping[str, Entry], key: str, name: str) -> Entry:
+    """Return what a registry holds under the name that a key was given.
+
+    Raises:
+        UsageError: It holds nothing of that name.
+    """
+    if name not in registry:
+        raise UsageError(f"{key}={name} is not known; {suggest(name, registry)}")
+    return registry[name]

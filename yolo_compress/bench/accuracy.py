@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 CONF = 0.001
 IOU = 0.7
 MAX_DET = 300
+DEPLOYED_CONF = 0.25  # the score limit that `yolo predict` uses
 
 
 @dataclass

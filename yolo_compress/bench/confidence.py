@@ -11,10 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from yolo_compress.bench.accuracy import Detections, Truth
+from yolo_compress.bench.accuracy import DEPLOYED_CONF, Detections, Truth
 from yolo_compress.bench.yolo_val import match
 
-SHOWN = 0.25  # the score limit that `yolo predict` uses; below it nobody reads a score
 BINS = 10
 
 
@@ -52,7 +51,7 @@ def confidence(truth: Truth, detections: Detections) -> Confidence:
     return Confidence(
         0.0 if best is None else float(f1[best]),
         0.0 if best is None else float(scores[best]),
-        _calibration_error(scores[scores >= SHOWN], correct[scores >= SHOWN]),
+        _calibration_error(scores[scores >= DEPLOYED_CONF], correct[scores >= DEPLOYED_CONF]),
     )
 
 

@@ -26,7 +26,6 @@ from yolo_compress.host.data import DataSpec, letterbox, read_image
 from yolo_compress.host.detect import postprocess
 
 TIMING_IMAGES = 8  # decoded validation images that the timed rounds go through in turn
-DEPLOYED_CONF = 0.25  # the score limit that `yolo predict` uses; post-processing is timed with it
 SETTLE_MS = 5.0
 MIN_ACCURACY_SHARE = 0.5
 
@@ -129,7 +128,7 @@ def run_bench(
             "accuracy_conf": accuracy.CONF,
             "accuracy_iou": accuracy.IOU,
             "accuracy_max_det": accuracy.MAX_DET,
-            "postprocess_conf": DEPLOYED_CONF,
+            "postprocess_conf": accuracy.DEPLOYED_CONF,
             "noisy_spread": latency.NOISY_SPREAD,
         },
         preprocess_ms_p50=preprocess_ms,
@@ -224,7 +223,7 @@ def _speeds(
     timings = latency.time_alternately(
         infer,
         lambda index: accuracy.to_input(letterbox(pictures[index % len(pictures)], imgsz)[0]),
-        finish=lambda raw: postprocess(raw, conf=DEPLOYED_CONF, iou=accuracy.IOU, max_det=accuracy.MAX_DET),
+        finish=lambda raw: postprocess(raw, conf=accuracy.DEPLOYED_CONF, iou=accuracy.IOU, max_det=accuracy.MAX_DET),
         rounds=rounds,
         warmup=warmup,
         settle_ms=settle_ms,

@@ -3,12 +3,11 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 
 from yolo_compress import recipe
 from yolo_compress.cli.text import KINDS, show, table
-from yolo_compress.errors import UsageError
+from yolo_compress.errors import UsageError, suggest
 
 
 def listing(kind: str | None = None) -> str:
@@ -20,9 +19,7 @@ def listing(kind: str | None = None) -> str:
     if kind is None:
         return "\n\n".join(f"{name}\n{_LISTS[name]()}" for name in KINDS if name != "schema")
     if kind not in _LISTS:
-        close = difflib.get_close_matches(kind, KINDS, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"choose from {', '.join(KINDS)}"
-        raise UsageError(f"'{kind}' is not a kind that can be listed; {hint}")
+        raise UsageError(f"'{kind}' is not a kind that can be listed; {suggest(kind, KINDS)}")
     return _LISTS[kind]()
 
 

@@ -3,13 +3,12 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from yolo_compress.engines.protocol import Engine, Session
-from yolo_compress.errors import UsageError
+from yolo_compress.errors import UsageError, suggest
 
 __all__ = ("ENGINES", "Engine", "EngineEntry", "Session", "engine_for", "get_engine")
 
@@ -61,9 +60,7 @@ def get_engine(name: str) -> Engine:
         UsageError: There is none of that name.
     """
     if name not in ENGINES:
-        close = difflib.get_close_matches(name, ENGINES, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"choose from {', '.join(ENGINES)}"
-        raise UsageError(f"'{name}' is not an engine; {hint}")
+        raise UsageError(f"'{name}' is not an engine; {suggest(name, ENGINES)}")
     return ENGINES[name].load()
 
 

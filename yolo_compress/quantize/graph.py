@@ -213,7 +213,8 @@ class _Writer:
             nodes.append(self.onnx.helper.make_node("Reshape", [rows, shape], [conv.input[1]], f"{conv.name}/Reshape"))
         if given.bias is not None and source is not None:
             bias_scales = (scales.max(axis=1) * source.scale).astype(np.float32)
-            bias_codes = np.rint(given.bias / bias_scales).astype(np.int32)
+            limit = np.iinfo(np.int32).max  # a corrected bias may be larger than the one that scales were chosen for
+            bias_codes = np.clip(np.rint(given.bias.astype(np.float64) / bias_scales), -limit, limit).astype(np.int32)
             nodes.append(self._dequantize(conv, 2, f"{conv.name}/bias", bias_codes, bias_scales))
         elif given.bias is not None:
             self.bias(conv, given.bias)

@@ -3,35 +3,30 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from yolo_compress.artifacts import atomic_write
-from yolo_compress.errors import DataError, UnsupportedModel, UsageError, require
-from yolo_compress.quantize.affine import Affine
-from yolo_compress.quantize.auto import best_by_output
-from yolo_compress.quantize.calibration import observe
+from yolo_compress.errors import UsageError, entry_of
+from yolo_compress.quantize.choice import Ranges, choose_ranges
 from yolo_compress.quantize.graph import Parameters, insert, nearest_parameters, source_tensor
 from yolo_compress.quantize.histogram import Histogram
 from yolo_compress.quantize.placement import Group, Placement, Wiring, place
-from yolo_compress.quantize.ranges import FUNCTIONS, RANGES, Form, RangeMethod, relative_error
+from yolo_compress.quantize.ranges import RANGES, relative_error
 from yolo_compress.quantize.repair import repair_layers
 from yolo_compress.quantize.rounding import ROUNDINGS
 from yolo_compress.quantize.scheme import SCHEMES, Scheme
+from yolo_compress.quantize.source import read_float
 from yolo_compress.quantize.weights import WeightForm
 
 if TYPE_CHECKING:
     import onnx
 
 REPAIR_IMAGES = 64  # of the calibration set; each is looked at at many positions
-TRIAL_IMAGES = 16  # of them, that ranges are compared on where layers decide
 FEW_IMAGES = 100  # below this, ranges depend visibly on which images were drawn
-Entry = TypeVar("Entry")
-QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "ConvInteger")
 
 
 @dataclass(frozen=True)
@@ -67,15 +62,6 @@ class QuantizeResult:
     layers: tuple[LayerRow, ...]
     notes: tuple[str, ...]
     images: int
-
-
-@dataclass(frozen=True)
-class Ranges:
-    """The quantizer of each group of tensors, the method that chose it, and what was seen of the group."""
-
-    quantizers: Mapping[Group, Affine]
-    methods: Mapping[Group, str]
-    seen: Mapping[Group, Histogram]
 
 
 def quantize_onnx(
@@ -125,7 +111,7 @@ def quantize_onnx(
     source, out = Path(source), Path(out)
     scheme = entry_of(SCHEMES, "target", target)
     method = entry_of(RANGES, "range", range)
-    adaptive = entry_of(ROUNDINGS, "rounding", rounding).adaptive
+    rounder = entry_of(ROUNDINGS, "rounding", rounding).choose
     if not 2 <= weight_bits <= 8:
         raise UsageError(f"weight_bits={weight_bits} is not possible; give 2 to 8")
     model = read_float(source)
@@ -137,7 +123,7 @@ def quantize_onnx(
     parameters = nearest_parameters(model, placement, quantizers, weights, int32_bias=scheme.int32_bias)
     _check_group(weights, parameters)
     errors: dict[int, tuple[float, float]] = {}
-    if adaptive or bias_correction:
+    if rounder or bias_correction:
         parameters, errors = repair_layers(
             model,
             placement,
@@ -146,7 +132,7 @@ def quantize_onnx(
             images[:REPAIR_IMAGES],
             imgsz=imgsz,
             form=weights,
-            rounding=adaptive,
+            rounder=rounder,
             bias=bias_correction,
             int32_bias=scheme.int32_bias,
             progress=progress,
@@ -170,49 +156,6 @@ def quantize_onnx(
     return QuantizeResult(out, rows, tuple(_notes(len(images), rows, scheme, weights)), len(images))
 
 
-def choose_ranges(
-    model: onnx.ModelProto,
-    placement: Placement,
-    scheme: Scheme,
-    method: RangeMethod,
-    images: Sequence[Path],
-    *,
-    imgsz: int,
-    seen: dict[Group, Histogram] | None = None,
-    progress: Callable[[str], None] | None = None,
-) -> Ranges:
-    """Run the float model over calibration images and choose the range of each group of tensors.
-
-    Groups in `seen` are not looked at again, and it takes those that are.
-    """
-    known = {} if seen is None else seen
-    if missing := [group for group in placement.groups if group not in known]:
-        known.update(observe(model, missing, images, imgsz=imgsz, progress=progress))
-    seen = {group: known[group] for group in placement.groups}
-    form = Form(scheme.signed, scheme.symmetric)
-    tried = {group: _tried(group, histogram, form, method) for group, histogram in seen.items()}
-    decided: dict[Group, str] = {}
-    if method.choose is None:
-        decided = best_by_output(model, placement, tried, images[:TRIAL_IMAGES], imgsz=imgsz, progress=progress)
-    # what no quantized layer reads is decided by the tensor itself
-    methods = {group: decided.get(group) or _least_error(group, seen[group], tried[group]) for group in seen}
-    return Ranges({group: tried[group][name] for group, name in methods.items()}, methods, seen)
-
-
-def _tried(group: Group, seen: Histogram, form: Form, method: RangeMethod) -> dict[str, Affine]:
-    """Return the quantizers that a group may get, by the name of the method: one, unless layers are to decide."""
-    if group.fixed:
-        return {"fixed": form.quantizer(*group.fixed)}
-    through = FUNCTIONS.get(group.through)
-    entries = [method] if method.choose else RANGES.values()
-    return {entry.name: form.quantizer(*entry.choose(seen, form, through)) for entry in entries if entry.choose}
-
-
-def _least_error(group: Group, seen: Histogram, tried: Mapping[str, Affine]) -> str:
-    through = FUNCTIONS.get(group.through)
-    return min(tried, key=lambda name: relative_error(seen, tried[name], through))
-
-
 def _check_group(form: WeightForm, parameters: Mapping[int, Parameters]) -> None:
     widths = sorted({p.weight.codes.shape[1] for p in parameters.values() if p.weight is not None})
     if form.group and not any(form.blocks(width) > 1 for width in widths):
@@ -220,56 +163,6 @@ def _check_group(form: WeightForm, parameters: Mapping[int, Parameters]) -> None
             f"weight_group={form.group} divides the inputs of no layer; they have {', '.join(map(str, widths))}: "
             "give 16 or 32, or leave it out for one scale per output channel"
         )
-
-
-def entry_of(registry: Mapping[str, Entry], key: str, name: str) -> Entry:
-    """Return what a registry holds under a name.
-
-    Raises:
-        UsageError: It holds nothing of that name.
-    """
-    if name not in registry:
-        close = difflib.get_close_matches(name, registry, n=1)
-        hint = f"did you mean {key}={close[0]}?" if close else f"choose from {', '.join(registry)}"
-        raise UsageError(f"{key}={name} is not known; {hint}")
-    return registry[name]
-
-
-def read_float(path: Path) -> onnx.ModelProto:
-    """Read a detector that Ultralytics exported to float ONNX.
-
-    Raises:
-        DataError: There is no such file, or it cannot be read.
-        UsageError: It is quantized already.
-        UnsupportedModel: It is something else.
-    """
-    onnx = require("onnx", extra="onnx", purpose="quantization")
-    if not path.is_file():
-        raise DataError(f"'{path}' does not exist; export one with: yolo export format=onnx")
-    try:
-        model = onnx.load(str(path))
-        onnx.checker.check_model(model)
-    except Exception as error:  # protobuf and the checker have hierarchies of their own
-        reason = " ".join(str(error).split())[:200]
-        raise DataError(f"'{path}' is not a readable ONNX file ({reason}); export it again") from error
-    kinds = {node.op_type for node in model.graph.node}
-    task = next((item.value for item in model.metadata_props if item.key == "task"), None)
-    opset = next((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), 0)
-    if found := sorted(kinds.intersection(QUANTIZED)):
-        raise UsageError(
-            f"'{path}' is quantized already (it has {found[0]} nodes); give the float ONNX or the checkpoint"
-        )
-    if task != "detect":
-        raise UnsupportedModel(
-            f"'{path}' says task={task} in its metadata; give a detector from: yolo export format=onnx"
-        )
-    if model.graph.input[0].type.tensor_type.elem_type != onnx.TensorProto.FLOAT:
-        raise UnsupportedModel(f"'{path}' does not take float32 images; export it without quantize=16")
-    if "BatchNormalization" in kinds:
-        raise UnsupportedModel(f"'{path}' has unfolded BatchNorm layers; export it with: yolo export format=onnx")
-    if opset < 13:
-        raise UnsupportedModel(f"'{path}' uses opset {opset}, before weights had a scale per channel; export opset=17")
-    return model
 
 
 def _rows(

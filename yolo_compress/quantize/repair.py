@@ -15,7 +15,7 @@ from yolo_compress.quantize.calibration import Runner
 from yolo_compress.quantize.graph import Parameters, conv_options, float_parameters, function_behind, insert
 from yolo_compress.quantize.placement import Group, Layer, Placement, Wiring
 from yolo_compress.quantize.ranges import Function
-from yolo_compress.quantize.rounding import Moments, adaround
+from yolo_compress.quantize.rounding import Moments, Rounder
 from yolo_compress.quantize.weights import WeightForm
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def repair_layers(
     *,
     imgsz: int,
     form: WeightForm,
-    rounding: bool,
+    rounder: Rounder | None,
     bias: bool,
     int32_bias: bool,
     progress: Callable[[str], None] | None = None,
@@ -55,7 +55,7 @@ def repair_layers(
         images: Calibration images, letterboxed to `imgsz`.
         imgsz: Side of the square input in pixels.
         form: Of the weights.
-        rounding: Choose codes by `adaround`.
+        rounder: Chooses codes, from `ROUNDINGS`; the nearest ones stay without.
         bias: Add to each bias by how much the output is too low (Nagel et al. 2019, Data-Free Quantization, section
             4.2), judged behind the activation.
         int32_bias: Biases are stored as int32.
@@ -77,8 +77,8 @@ def repair_layers(
             offset = 0.0 if given.bias is None else given.bias.astype(np.float64)[:, None]
             exact, got = seen.outputs(codes.values)
             before = _share(function(exact + offset), function(got + offset))
-            if rounding:
-                codes = adaround(weight, codes, form, seen.moments)
+            if rounder:
+                codes = rounder(weight, codes, form, seen.moments)
                 exact, got = seen.outputs(codes.values)
             corrected = given.bias
             if bias and given.bias is not None:
@@ -98,7 +98,9 @@ def best_shift(exact: np.ndarray, got: np.ndarray, function: Function) -> np.nda
 
     Minimises `E[(f(y) - f(y' + s))^2]` by Gauss-Newton steps from zero. Without a function that is the mean difference
     (Nagel et al. 2019, Data-Free Quantization, section 4.2). Behind SiLU the mean would be one of mostly outputs that
-    are cut off, where a difference does not matter. An output for which the error does not fall is not shifted.
+    are cut off, where a difference does not matter. A shift stays between the smallest and the largest difference that
+    was seen, so that an output which is cut off on all of these images is not lost for others. An output for which the
+    error does not fall is not shifted.
 
     Args:
         exact: y, (outputs, positions), with the bias.
@@ -106,11 +108,13 @@ def best_shift(exact: np.ndarray, got: np.ndarray, function: Function) -> np.nda
         function: f, monotone but for a small dip.
     """
     wanted, shift = function(exact), np.zeros((len(exact), 1))
+    low, high = (limit(exact - got, axis=1, keepdims=True) for limit in (np.min, np.max))
     for _ in range(NEWTON_STEPS):
         now = got + shift
         slope = (function(now + STEP) - function(now - STEP)) / (2 * STEP)
         curvature = (slope**2).sum(axis=1, keepdims=True)
-        shift = shift + (slope * (wanted - function(now))).sum(axis=1, keepdims=True) / np.maximum(curvature, TINY)
+        step = (slope * (wanted - function(now))).sum(axis=1, keepdims=True) / np.maximum(curvature, TINY)
+        shift = np.clip(shift + step, low, high)
     before = ((wanted - function(got)) ** 2).sum(axis=1)
     after = ((wanted - function(got + shift)) ** 2).sum(axis=1)
     return np.where(after < before, shift[:, 0], 0.0)

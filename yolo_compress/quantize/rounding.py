@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -131,21 +132,22 @@ def by_group(weight: np.ndarray, moments: Moments) -> np.ndarray:
     return np.ascontiguousarray(weight.reshape(groups, -1, inputs))
 
 
+Rounder = Callable[[np.ndarray, QuantizedWeight, WeightForm, Moments], QuantizedWeight]
+
+
 @dataclass(frozen=True)
 class Rounding:
-    """An entry of ROUNDINGS; `adaptive` says that calibration images are looked at."""
+    """An entry of ROUNDINGS: how codes are chosen, beginning with the nearest ones; None where those stay."""
 
     name: str
     description: str
-    adaptive: bool
+    choose: Rounder | None
 
 
 ROUNDINGS = {
     entry.name: entry
     for entry in (
-        Rounding("nearest", "Each weight to the nearest code.", adaptive=False),
-        Rounding(
-            "adaround", "Up or down, so that the layer's output on calibration images changes least.", adaptive=True
-        ),
+        Rounding("nearest", "Each weight to the nearest code.", None),
+        Rounding("adaround", "Up or down, so that the layer's output on calibration images changes least.", adaround),
     )
 }

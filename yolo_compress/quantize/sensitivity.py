@@ -12,14 +12,16 @@ import numpy as np
 import torch
 
 from yolo_compress.bench.response import OutputWeights, distance
+from yolo_compress.errors import entry_of
 from yolo_compress.host.detect import Response, distances
 from yolo_compress.quantize.affine import Affine
 from yolo_compress.quantize.calibration import Runner
+from yolo_compress.quantize.choice import choose_ranges
 from yolo_compress.quantize.graph import Parameters, insert, nearest_parameters, source_tensor
 from yolo_compress.quantize.placement import Group, Layer, Placement, Wiring, head_outputs, place
-from yolo_compress.quantize.ptq import choose_ranges, entry_of, read_float
 from yolo_compress.quantize.ranges import RANGES
 from yolo_compress.quantize.scheme import SCHEMES
+from yolo_compress.quantize.source import read_float
 from yolo_compress.quantize.weights import WeightForm
 
 if TYPE_CHECKING:

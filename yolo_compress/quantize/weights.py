@@ -31,6 +31,11 @@ class WeightForm:
         """The largest code."""
         return 2 ** (self.bits - 1) - 1
 
+    @property
+    def pairs_limited(self) -> bool:
+        """Whether sums of two codes have to be kept small; those of 7 bits and fewer always are."""
+        return self.avoid_overflow and self.bits > 7
+
     def blocks(self, inputs: int) -> int:
         """Return how many scales an output channel with this many inputs gets; one where `group` does not divide it."""
         return inputs // self.group if self.group and inputs % self.group == 0 else 1
@@ -38,7 +43,7 @@ class WeightForm:
     def words(self, blocks: int) -> str:
         """Return the form of a layer with so many scales per channel in a few words."""
         across = f"per {self.group} inputs of a channel" if blocks > 1 else "per channel"
-        return f"int{self.bits} symmetric {across}" + (", paired sums within 127" if self.avoid_overflow else "")
+        return f"int{self.bits} symmetric {across}" + (", paired sums within 127" if self.pairs_limited else "")
 
 
 @dataclass(frozen=True)
@@ -85,13 +90,13 @@ def channel_peaks(weight: np.ndarray, form: WeightForm) -> np.ndarray:
 
     Args:
         weight: (output channels, input channels, height, width) float32.
-        form: Bits, blocks and whether sums are limited; codes of fewer than 7 bits cannot saturate.
+        form: Bits, blocks and whether sums are limited.
     """
     outputs, inputs = weight.shape[:2]
     flat = weight.reshape(outputs, inputs, -1)
     blocks = form.blocks(inputs)
     peak = np.abs(flat).reshape(outputs, blocks, -1).max(axis=2)
-    if form.avoid_overflow and form.bits > 7 and inputs > 1:
+    if form.pairs_limited and inputs > 1:
         if inputs % 2:
             peak = peak * (127 / 64)
         else:

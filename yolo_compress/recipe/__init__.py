@@ -16,9 +16,9 @@ import yaml
 from pydantic import ValidationError, field_validator, model_validator
 from pydantic_core import PydanticUndefined
 
-from yolo_compress.errors import RecipeError
+from yolo_compress.errors import RecipeError, suggest
 from yolo_compress.recipe.distill import DistillSection, Loss, LossOptions, TeacherOptions
-from yolo_compress.recipe.options import ENGINE_PRECISIONS, Section, option, suggest
+from yolo_compress.recipe.options import ENGINE_PRECISIONS, Section, option
 from yolo_compress.recipe.prune import PRUNE_TARGETS, ImportanceName, OutputTerm, PruneSection
 from yolo_compress.recipe.stages import (
     NATIVE_CANDIDATES,

@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 from pydantic import field_validator, model_validator
 
-from yolo_compress.recipe.options import Names, Section, option, parts, suggest
+from yolo_compress.errors import suggest
+from yolo_compress.recipe.options import Names, Section, option, parts
 
 Loss = Literal[
     "cwd", "mimic", "mgd", "fgd", "attention", "at", "psa", "relation", "response", "box", "ld", "iou", "crosskd"

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -35,9 +34,3 @@ class Section(BaseModel):
     """A group of options; unknown keys are refused and a value cannot change once it is set."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-def suggest(given: str, known: list[str] | tuple[str, ...]) -> str:
-    """Return the end of a message about a name that is not known."""
-    close = difflib.get_close_matches(given, known, n=3)
-    return f"did you mean {' or '.join(close)}?" if close else f"choose from {', '.join(known)}"

@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 from pydantic import field_validator, model_validator
 
-from yolo_compress.recipe.options import ENGINE_PRECISIONS, Names, Section, option, parts, suggest
+from yolo_compress.errors import suggest
+from yolo_compress.recipe.options import ENGINE_PRECISIONS, Names, Section, option, parts
 
 OutputTerm = Literal["confidence", "localisation", "discrimination"]
 ImportanceName = Literal[

@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from pydantic import field_validator
 
-from yolo_compress.recipe.options import ENGINE_PRECISIONS, Names, Section, Setting, option, suggest
+from yolo_compress.errors import suggest
+from yolo_compress.recipe.options import ENGINE_PRECISIONS, Names, Section, Setting, option
 
 Target = Literal["openvino", "onnxruntime", "tensorrt"]
 NATIVE_CANDIDATES = ("native:fp32", "native:int8", "native:onnx-fp32", "native:onnx-int8")
@@ -48,7 +49,10 @@ class QuantizeSection(Section):
         8, "Bits of a weight's code; below 8 a simulation, stored in bytes.", flag="quantize_weight_bits", ge=2, le=8
     )
     weight_group: int | None = option(
-        None, "Input channels that share a weight scale; else one per output channel.", flag="quantize_group", ge=1
+        None,
+        "Input channels that share a weight scale; else one per output channel.",
+        flag="quantize_weight_group",
+        ge=1,
     )
     rounding: Literal["nearest", "adaround"] = option(
         "nearest", "How codes of weights are chosen.", flag="quantize_rounding"
@@ -60,7 +64,7 @@ class QuantizeSection(Section):
         gt=0,
     )
     bias_correction: bool = option(
-        False, "Fit biases layer by layer, so that outputs stay what they were.", flag="bias_correction"
+        False, "Fit biases layer by layer, so that outputs stay what they were.", flag="quantize_bias_correction"
     )
 
 

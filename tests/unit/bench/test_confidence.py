@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from yolo_compress.bench.accuracy import Detections, Truth
-from yolo_compress.bench.confidence import BINS, SHOWN, confidence
+from yolo_compress.bench.accuracy import DEPLOYED_CONF, Detections, Truth
+from yolo_compress.bench.confidence import BINS, confidence
 
 
 def scene(seed, images=4, classes=3, noise=2.0, decimals=2):
@@ -62,7 +62,7 @@ def test_against_every_limit_and_every_bin(seed):
         by_limit[limit] = 2 * sum(taken) / (len(taken) + truth.count)
     assert told.f1 == pytest.approx(max(by_limit.values()))
     assert by_limit[told.f1_threshold] == pytest.approx(told.f1)
-    shown = [pair for pair in pairs if pair[0] >= SHOWN]
+    shown = [pair for pair in pairs if pair[0] >= DEPLOYED_CONF]
     expected = 0.0
     for index in range(BINS):
         inside = [p for p in shown if int(np.float64(p[0]) * BINS) == index or (index == BINS - 1 and p[0] == 1)]

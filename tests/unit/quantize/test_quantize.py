@@ -10,11 +10,9 @@ import onnx
 import onnxruntime
 import pytest
 
-from tests.tiny import FAMILIES, tiny_model, write_data
+from tests.tiny import FAMILIES
 from yolo_compress.errors import DataError, UnsupportedModel, UsageError
-from yolo_compress.host import checkpoint
-from yolo_compress.host.data import read_data
-from yolo_compress.host.export import export_onnx, onnx_metadata
+from yolo_compress.host.export import onnx_metadata
 from yolo_compress.quantize import RANGES, SCHEMES, quantize_onnx
 from yolo_compress.quantize.histogram import Histogram
 from yolo_compress.quantize.ranges import Form, mse
@@ -22,22 +20,6 @@ from yolo_compress.recipe import QuantizeSection
 
 # random weights amplify nothing in particular, so an INT8 graph stays within a few percent of the float one
 RELATIVE_ERROR = 0.15
-
-
-@pytest.fixture(scope="session")
-def graphs(tmp_path_factory):
-    """Return a folder with float ONNX files of three families and a few images."""
-    folder = tmp_path_factory.mktemp("quantize")
-    for family in FAMILIES:
-        checkpoint.save_model(tiny_model(family), folder / f"{family}.pt")
-        export_onnx(folder / f"{family}.pt", folder / f"{family}.onnx", imgsz=64)
-    write_data(folder / "data")
-    return folder
-
-
-@pytest.fixture
-def images(graphs):
-    return read_data(graphs / "data/data.yaml").train
 
 
 def head_inputs(path) -> dict[str, np.ndarray]:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from yolo_compress.quantize.rounding import DAMPING, Moments, adaround, output_error
+from yolo_compress.quantize.rounding import Moments, adaround, output_error
 from yolo_compress.quantize.weights import WeightForm, nearest
 
 
@@ -86,4 +86,14 @@ def test_inputs_that_are_always_zero_are_survived():
     moments = Moments(np.zeros((1, 3, 3)), np.zeros((1, 2, 3)), np.zeros((1, 2)))
     start = nearest(weight, WeightForm(4))
     assert np.array_equal(adaround(weight, start, WeightForm(4), moments).codes, start.codes)
-    assert DAMPING > 0
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 1000))
+def test_pairs_of_chosen_codes_cannot_saturate_sixteen_bits(seed):
+    weight, exact, got = problem(seed, outputs=4, size=8)
+    form = WeightForm(avoid_overflow=True)
+    codes = adaround(weight, nearest(weight, form), form, moments_of(weight, exact, got)).codes
+    pairs = codes.reshape(4, 4, 2).astype(np.int32)
+    sums = max(np.maximum(pairs, 0).sum(2).max(), np.maximum(-pairs, 0).sum(2).max())
+    assert 255 * int(sums) <= 32767

@@ -10,18 +10,17 @@ import onnx
 import pytest
 import torch
 
-from tests.tiny import FAMILIES, tiny_model, write_data
+from tests.tiny import FAMILIES, export_families
 from yolo_compress import api
 from yolo_compress.bench.response import OutputWeights, distance
 from yolo_compress.errors import UsageError
 from yolo_compress.host import checkpoint
-from yolo_compress.host.data import image_batches, read_data
+from yolo_compress.host.data import image_batches
 from yolo_compress.host.detect import class_outputs, responses
-from yolo_compress.host.export import export_onnx
 from yolo_compress.quantize import onnx_sensitivity
+from yolo_compress.quantize.choice import choose_ranges
 from yolo_compress.quantize.graph import nearest_parameters, source_tensor
 from yolo_compress.quantize.placement import Wiring, head_outputs, place
-from yolo_compress.quantize.ptq import choose_ranges
 from yolo_compress.quantize.ranges import RANGES
 from yolo_compress.quantize.scheme import SCHEMES
 from yolo_compress.quantize.weights import WeightForm
@@ -29,22 +28,17 @@ from yolo_compress.quantize.weights import WeightForm
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Return a folder with a checkpoint and a float ONNX of three families, and a few images."""
+    """Return a folder with checkpoints and float ONNX files of models that see something."""
     made = tmp_path_factory.mktemp("sensitivity")
-    for family in FAMILIES:
-        model = tiny_model(family)
-        for output in class_outputs(model).values():  # fresh heads see nothing, and then nothing can change
-            output.bias.data.zero_()
-            output.weight.data.mul_(20)
-        checkpoint.save_model(model, made / f"{family}.pt")
-        export_onnx(made / f"{family}.pt", made / f"{family}.onnx", imgsz=64)
-    write_data(made / "data")
+    export_families(made, change=_awake)
     return made
 
 
-@pytest.fixture
-def images(folder):
-    return read_data(folder / "data/data.yaml").train
+def _awake(model):
+    """Lift the scores of a fresh model: where nothing is seen, nothing can change."""
+    for output in class_outputs(model).values():
+        output.bias.data.zero_()
+        output.weight.data.mul_(20)
 
 
 @pytest.mark.parametrize("family", ["yolov8n", "yolo11n"])
@@ -109,10 +103,10 @@ def test_rows_are_sorted_and_what_saves_nothing_comes_first(folder, images, fami
     assert max(row.output_change for row in rows) > 1e-4
 
 
-def test_files(folder, tmp_path):
+def test_files(folder, graphs, tmp_path):
     made = api.sensitivity(
         folder / "yolov8n.pt",
-        data=folder / "data/data.yaml",
+        data=graphs / "data/data.yaml",
         kind="quantize",
         imgsz=64,
         images=8,

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from yolo_compress.quantize.affine import from_range
-from yolo_compress.quantize.auto import best_by_output
+from yolo_compress.quantize.choice import best_by_output
 from yolo_compress.quantize.placement import Group, Layer, Placement
 
 SIZE = 32

@@ -1,10 +1,11 @@
 # Copyright (C) 2026 yolo_compress contributors. SPDX-License-Identifier: AGPL-3.0-or-later
-"""The range of each tensor chosen among those of several methods by what it does to the layers that read it."""
+"""Which range each tensor gets: by one method, or by what those of several do to the layers that read it."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,12 +14,70 @@ import torch
 from torch.nn import functional
 
 from yolo_compress.quantize.affine import Affine
-from yolo_compress.quantize.calibration import Runner
+from yolo_compress.quantize.calibration import Runner, observe
 from yolo_compress.quantize.graph import conv_options, float_parameters, function_behind, source_tensor
+from yolo_compress.quantize.histogram import Histogram
 from yolo_compress.quantize.placement import Group, Placement, Wiring
+from yolo_compress.quantize.ranges import FUNCTIONS, RANGES, Form, RangeMethod, relative_error
+from yolo_compress.quantize.scheme import Scheme
 
 if TYPE_CHECKING:
     import onnx
+
+
+TRIAL_IMAGES = 16  # of the calibration set, that ranges are compared on where layers decide
+
+
+@dataclass(frozen=True)
+class Ranges:
+    """The quantizer of each group of tensors, the method that chose it, and what was seen of the group."""
+
+    quantizers: Mapping[Group, Affine]
+    methods: Mapping[Group, str]
+    seen: Mapping[Group, Histogram]
+
+
+def choose_ranges(
+    model: onnx.ModelProto,
+    placement: Placement,
+    scheme: Scheme,
+    method: RangeMethod,
+    images: Sequence[Path],
+    *,
+    imgsz: int,
+    seen: dict[Group, Histogram] | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Ranges:
+    """Run the float model over calibration images and choose the range of each group of tensors.
+
+    Groups in `seen` are not looked at again, and it takes those that are.
+    """
+    known = {} if seen is None else seen
+    if missing := [group for group in placement.groups if group not in known]:
+        known.update(observe(model, missing, images, imgsz=imgsz, progress=progress))
+    seen = {group: known[group] for group in placement.groups}
+    form = Form(scheme.signed, scheme.symmetric)
+    tried = {group: _tried(group, histogram, form, method) for group, histogram in seen.items()}
+    decided: dict[Group, str] = {}
+    if method.choose is None:
+        decided = best_by_output(model, placement, tried, images[:TRIAL_IMAGES], imgsz=imgsz, progress=progress)
+    # what no quantized layer reads is decided by the tensor itself
+    methods = {group: decided.get(group) or _least_error(group, seen[group], tried[group]) for group in seen}
+    return Ranges({group: tried[group][name] for group, name in methods.items()}, methods, seen)
+
+
+def _tried(group: Group, seen: Histogram, form: Form, method: RangeMethod) -> dict[str, Affine]:
+    """Return the quantizers that a group may get, by the name of the method: one, unless layers are to decide."""
+    if group.fixed:
+        return {"fixed": form.quantizer(*group.fixed)}
+    through = FUNCTIONS.get(group.through)
+    entries = [method] if method.choose else RANGES.values()
+    return {entry.name: form.quantizer(*entry.choose(seen, form, through)) for entry in entries if entry.choose}
+
+
+def _least_error(group: Group, seen: Histogram, tried: Mapping[str, Affine]) -> str:
+    through = FUNCTIONS.get(group.through)
+    return min(tried, key=lambda name: relative_error(seen, tried[name], through))
 
 
 def best_by_output(
@@ -52,12 +111,12 @@ def best_by_output(
         if not layer.why
     }
     inputs = {node: wiring.nodes[node].input[0] for node in readers}
+    layers = {node: _Layer(wiring, node) for node in readers}
     changed: dict[tuple[int, str], float] = defaultdict(float)
     energy: dict[int, float] = defaultdict(float)
     for values in Runner(model, sorted(set(inputs.values())), imgsz).run(images, "comparing ranges", progress):
         for node, group in readers.items():
-            layer = _Layer(wiring, node)
-            x = values[inputs[node]]
+            layer, x = layers[node], values[inputs[node]]
             exact = layer(x)
             energy[node] += float((exact**2).sum())
             errors: dict[Affine, float] = {}  # methods often agree

@@ -1,0 +1,51 @@
+# Copyright (C) 2026 yolo_compress contributors. SPDX-License-Identifier: AGPL-3.0-or-later
+"""Reading the float ONNX that quantization begins with, and refusing what it cannot begin with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from yolo_compress.errors import DataError, UnsupportedModel, UsageError, require
+
+if TYPE_CHECKING:
+    import onnx
+
+QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "ConvInteger")
+
+
+def read_float(path: Path) -> onnx.ModelProto:
+    """Read a detector that Ultralytics exported to float ONNX.
+
+    Raises:
+        DataError: There is no such file, or it cannot be read.
+        UsageError: It is quantized already.
+        UnsupportedModel: It is something else.
+    """
+    onnx = require("onnx", extra="onnx", purpose="quantization")
+    if not path.is_file():
+        raise DataError(f"'{path}' does not exist; export one with: yolo export format=onnx")
+    try:
+        model = onnx.load(str(path))
+        onnx.checker.check_model(model)
+    except Exception as error:  # protobuf and the checker have hierarchies of their own
+        reason = " ".join(str(error).split())[:200]
+        raise DataError(f"'{path}' is not a readable ONNX file ({reason}); export it again") from error
+    kinds = {node.op_type for node in model.graph.node}
+    task = next((item.value for item in model.metadata_props if item.key == "task"), None)
+    opset = next((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), 0)
+    if found := sorted(kinds.intersection(QUANTIZED)):
+        raise UsageError(
+            f"'{path}' is quantized already (it has {found[0]} nodes); give the float ONNX or the checkpoint"
+        )
+    if task != "detect":
+        raise UnsupportedModel(
+            f"'{path}' says task={task} in its metadata; give a detector from: yolo export format=onnx"
+        )
+    if model.graph.input[0].type.tensor_type.elem_type != onnx.TensorProto.FLOAT:
+        raise UnsupportedModel(f"'{path}' does not take float32 images; export it without quantize=16")
+    if "BatchNormalization" in kinds:
+        raise UnsupportedModel(f"'{path}' has unfolded BatchNorm layers; export it with: yolo export format=onnx")
+    if opset < 13:
+        raise UnsupportedModel(f"'{path}' uses opset {opset}, before weights had a scale per channel; export opset=17")
+    return model
