@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import shutil
+import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,7 +22,7 @@ from yolo_compress.host.cpu import use_all_cores
 from yolo_compress.host.data import DataSpec, image_batches, labelled_batches, read_data, sample
 from yolo_compress.host.export import export_native, export_onnx
 from yolo_compress.prune import prune
-from yolo_compress.quantize import QuantizeResult, onnx_sensitivity, quantize_onnx
+from yolo_compress.quantize import Learned, QuantizeResult, onnx_sensitivity, quantize_learned, quantize_onnx
 from yolo_compress.quantize.mixed import Mixed, fewest_in_float
 from yolo_compress.recipe import PruneSection, QuantizeSection, Recipe
 from yolo_compress.timing import timing_for
@@ -223,6 +224,15 @@ def quantize_checkpoint(source: Path, folder: Path, context: Context, section: Q
         floating = export_onnx(source, folder / "float.onnx", imgsz=context.imgsz)
     elif source.suffix != ".onnx":
         raise UsageError(f"'{source}' cannot be quantized; give a checkpoint (.pt) or a float .onnx")
+    notes: tuple[str, ...] = ()
+    if source.suffix == ".pt" and section.learned:
+        model = checkpoint.load_model(source)
+        learned = Learned.read(model)
+        if learned is not None and learned.fits(model):
+            learned.check(section)
+            return _quantized(quantize_learned(floating, folder / "int8.onnx", learned), floating)
+        if learned is not None:
+            notes = ("weights have changed since quantization-aware training, so ranges were chosen anew",)
     chosen = choose(context.data, section.images)
     write_manifest(chosen, folder / "calibration.json")
     seen: dict[Any, Any] = {}  # so that images are run once, however often layers are chosen anew
@@ -244,15 +254,22 @@ def quantize_checkpoint(source: Path, folder: Path, context: Context, section: Q
             progress=context.progress,
         )
 
-    notes: tuple[str, ...] = ()
     kept: tuple[str, ...] = ()
     if section.max_drop is not None:
         mixed = _mixed(floating, context, section, chosen.images, quantized)
-        notes, kept = (mixed.note,), mixed.keep
-    result = quantized(kept)
+        notes, kept = (*notes, mixed.note), mixed.keep
+    return _quantized(quantized(kept), floating, {"calibration": folder / "calibration.json"}, notes)
+
+
+def _quantized(
+    result: QuantizeResult,
+    floating: Path,
+    more: Mapping[str, Path] = types.MappingProxyType({}),
+    notes: Sequence[str] = (),
+) -> StageResult:
     tables = {"quantize": [asdict(row) for row in result.layers]}
-    outputs = {"float_onnx": floating, "qdq": result.path, "calibration": folder / "calibration.json"}
-    return StageResult(outputs, {"calibration_images": len(chosen.images)}, (*result.notes, *notes), tables)
+    outputs = {"float_onnx": floating, "qdq": result.path, **more}
+    return StageResult(outputs, {"calibration_images": result.images}, (*result.notes, *notes), tables)
 
 
 def _mixed(

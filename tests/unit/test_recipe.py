@@ -255,6 +255,8 @@ VALUES = {
     "quantize_rounding": "adaround",
     "quantize_bias_correction": True,
     "quantize_max_drop": 0.3,
+    "quantize_learned": False,
+    "qat": "int8",
     "prune_importance": "l2",
     "prune_scope": "global",
     "prune_repair": "batchnorm",
@@ -306,6 +308,9 @@ def test_a_flag_makes_what_its_section_cannot_do_without():
     assert made.distill.losses == DistillSection().losses
     assert recipe.from_flags({"engines": "openvino:int8"}).quantize is not None
     assert recipe.from_flags({"engines": "openvino:fp32"}).quantize is None
+    trained = recipe.from_flags({"qat": "int8"})
+    assert trained.train is not None
+    assert trained.quantize is not None
 
 
 def test_one_pruning_target_replaces_the_other_but_both_at_once_are_refused():

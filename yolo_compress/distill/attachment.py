@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -134,6 +135,10 @@ class Distillation:
 
     def stepped(self, model: nn.Module) -> None:
         """Do nothing: distillation follows the loss."""
+
+    def aside(self, model: nn.Module) -> AbstractContextManager[None]:
+        """Do nothing: the model holds nothing of this."""
+        return nullcontext()
 
     def narrowed(self, narrow: Narrowing, shapes: Mapping[str, torch.Size]) -> None:
         """Remember which channels are left of what is compared: the inputs of the head, and of its towers."""

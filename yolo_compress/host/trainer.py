@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from copy import deepcopy
 from typing import Any, Protocol
 
@@ -38,7 +39,7 @@ class Attachment(Protocol):
         ...
 
     def parameters(self) -> list[nn.Parameter]:
-        """Return parameters to train beside the model's."""
+        """Return parameters to train without weight decay, of the model or beside it."""
         ...
 
     def state(self) -> dict[str, Any]:
@@ -51,6 +52,10 @@ class Attachment(Protocol):
 
     def stepped(self, model: nn.Module) -> None:
         """Follow a step of the optimizer, before the average takes the model in."""
+        ...
+
+    def aside(self, model: nn.Module) -> AbstractContextManager[None]:
+        """Take out of a model, while the context lasts, what its checkpoint must not hold."""
         ...
 
     def narrowed(self, narrow: Narrowing, shapes: Mapping[str, torch.Size]) -> None:
@@ -146,6 +151,8 @@ class CompressTrainer(DetectionTrainer):
         """Build the parent's optimizer and add the attachments' parameters to it, without weight decay."""
         optimizer = super().build_optimizer(model, *args, **kwargs)
         if extra := self._extra_parameters():
+            for group in optimizer.param_groups:  # those that the model holds came with the weights
+                group["params"] = [p for p in group["params"] if not any(p is ours for ours in extra)]
             settings = {"lr": optimizer.param_groups[0]["lr"], "weight_decay": 0.0, "param_group": "projector"}
             if "use_muon" in optimizer.param_groups[-1]:
                 settings["use_muon"] = False
@@ -164,8 +171,9 @@ class CompressTrainer(DetectionTrainer):
     def optimizer_step(self) -> None:
         """Average the attachments' gradients over DDP workers, which wrap the model alone, then step."""
         if self.world_size > 1:
+            wrapped = {id(parameter) for parameter in self.model.parameters()}
             for parameter in self._extra_parameters():
-                if parameter.grad is not None:
+                if parameter.grad is not None and id(parameter) not in wrapped:
                     dist.all_reduce(parameter.grad)
                     parameter.grad /= self.world_size
         super().optimizer_step()
@@ -268,7 +276,8 @@ class CompressTrainer(DetectionTrainer):
             with atomic_path(self.wdir / STATE_FILE) as temporary:
                 torch.save({"saved": [state, *self._last_saved]}, temporary)
             self._last_saved = [state]
-        return super().save_model()
+        with self._plain(self.ema.ema):
+            return super().save_model()
 
     def restart_epoch(self) -> None:
         """Seed an epoch by its number, so that it goes the same way in a run that was resumed before it."""
@@ -297,6 +306,21 @@ class CompressTrainer(DetectionTrainer):
             kept = [row for row in rows if int(row.partition(",")[0]) <= self.start_epoch]
             if len(kept) < len(rows):
                 atomic_write(self.csv, "".join([header, *kept]))
+
+    @contextmanager
+    def _plain(self, model: nn.Module) -> Iterator[None]:
+        """Leave of a model what stock Ultralytics knows, while the context lasts."""
+        with ExitStack() as stack:
+            for attachment in self._attachments:
+                stack.enter_context(attachment.aside(model))
+            yield
+
+    def _handle_nan_recovery(self, epoch: int) -> bool:
+        """Go back to last.pt as the parent does, and with what the attachments were then."""
+        recovered = super()._handle_nan_recovery(epoch)
+        if recovered and self._last_saved:
+            self.load_exact_state(self._last_saved[0])
+        return recovered
 
     def _mark(self, epoch: int) -> list[int]:
         """Return what tells a saved state from the others of a run: the model may change shape between two epochs."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
@@ -134,6 +134,10 @@ class Pruning:
     def stepped(self, model: nn.Module) -> None:
         """Set masked weights to zero again; momentum and weight decay may have moved them."""
         apply_masks_(model, self.masks)
+
+    def aside(self, model: nn.Module) -> AbstractContextManager[None]:
+        """Do nothing: the model holds nothing of this."""
+        return nullcontext()
 
     def narrowed(self, narrow: Narrowing, shapes: Mapping[str, torch.Size]) -> None:
         """Forget what was derived from the shapes before, and narrow the masks."""

@@ -1,10 +1,12 @@
 # Copyright (C) 2026 yolo_compress contributors. SPDX-License-Identifier: AGPL-3.0-or-later
-"""Quantization without training: a float ONNX becomes one Q/DQ ONNX in the form that a runtime wants."""
+"""Quantization: a float ONNX becomes one Q/DQ ONNX in the form that a runtime wants, searched or learned."""
 
 from __future__ import annotations
 
-from yolo_compress.quantize.ptq import LayerRow, QuantizeResult, quantize_onnx
+from yolo_compress.quantize.learned import Learned, quantize_learned
+from yolo_compress.quantize.ptq import quantize_onnx
 from yolo_compress.quantize.ranges import RANGES
+from yolo_compress.quantize.result import LayerRow, QuantizeResult
 from yolo_compress.quantize.rounding import ROUNDINGS
 from yolo_compress.quantize.scheme import SCHEMES
 from yolo_compress.quantize.sensitivity import QuantizeSensitivityRow, onnx_sensitivity
@@ -14,8 +16,10 @@ __all__ = (
     "ROUNDINGS",
     "SCHEMES",
     "LayerRow",
+    "Learned",
     "QuantizeResult",
     "QuantizeSensitivityRow",
     "onnx_sensitivity",
+    "quantize_learned",
     "quantize_onnx",
 )

@@ -3,65 +3,23 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from yolo_compress.artifacts import atomic_write
 from yolo_compress.errors import UsageError, entry_of
-from yolo_compress.quantize.choice import Ranges, choose_ranges
-from yolo_compress.quantize.graph import Parameters, insert, nearest_parameters, source_tensor
+from yolo_compress.quantize.choice import choose_ranges
+from yolo_compress.quantize.graph import Parameters, nearest_parameters
 from yolo_compress.quantize.histogram import Histogram
-from yolo_compress.quantize.placement import Group, Placement, Wiring, place
-from yolo_compress.quantize.ranges import RANGES, relative_error
+from yolo_compress.quantize.placement import Group, place
+from yolo_compress.quantize.ranges import RANGES
 from yolo_compress.quantize.repair import repair_layers
+from yolo_compress.quantize.result import Choices, QuantizeResult, calibration_notes, write_result
 from yolo_compress.quantize.rounding import ROUNDINGS
-from yolo_compress.quantize.scheme import SCHEMES, Scheme
+from yolo_compress.quantize.scheme import SCHEMES
 from yolo_compress.quantize.source import read_float
 from yolo_compress.quantize.weights import WeightForm
 
-if TYPE_CHECKING:
-    import onnx
-
 REPAIR_IMAGES = 64  # of the calibration set; each is looked at at many positions
-FEW_IMAGES = 100  # below this, ranges depend visibly on which images were drawn
-
-
-@dataclass(frozen=True)
-class LayerRow:
-    """What became of one convolution.
-
-    Attributes:
-        name: Module name, such as model.2.cv1.
-        precision: `int8` or `fp32`.
-        weight: Form of the weight.
-        activation: Range of its input that codes stand for, None in float.
-        method: How that range was chosen.
-        error: Energy of its input's quantization error as a share of the input's energy, None in float.
-        output_error: The same of its output behind the activation, before and after repair, None without repair.
-        why: What keeps it in float, empty where it is quantized.
-    """
-
-    name: str
-    precision: str
-    weight: str
-    activation: tuple[float, float] | None
-    method: str
-    error: float | None
-    output_error: tuple[float, float] | None
-    why: str
-
-
-@dataclass(frozen=True)
-class QuantizeResult:
-    """A Q/DQ ONNX and how it came about; `images` counts the calibration images."""
-
-    path: Path
-    layers: tuple[LayerRow, ...]
-    notes: tuple[str, ...]
-    images: int
 
 
 def quantize_onnx(
@@ -137,7 +95,6 @@ def quantize_onnx(
             int32_bias=scheme.int32_bias,
             progress=progress,
         )
-    result = insert(model, placement, quantizers, parameters, int32_bias=scheme.int32_bias)
     facts = {
         "target": target,
         "range": range,
@@ -149,11 +106,9 @@ def quantize_onnx(
         "bias_correction": bias_correction,
         "avoid_overflow": safe,
     }
-    entry = result.metadata_props.add()
-    entry.key, entry.value = "yolo_compress", json.dumps(facts)
-    atomic_write(out, result.SerializeToString())
-    rows = _rows(model, placement, chosen, parameters, errors, weights)
-    return QuantizeResult(out, rows, tuple(_notes(len(images), rows, scheme, weights)), len(images))
+    made = Choices(quantizers, chosen.methods, parameters, weights, chosen.seen, errors)
+    notes = calibration_notes(len(images))
+    return write_result(model, placement, scheme, made, out, facts=facts, images=len(images), notes=notes)
 
 
 def _check_group(form: WeightForm, parameters: Mapping[int, Parameters]) -> None:
@@ -163,39 +118,3 @@ def _check_group(form: WeightForm, parameters: Mapping[int, Parameters]) -> None
             f"weight_group={form.group} divides the inputs of no layer; they have {', '.join(map(str, widths))}: "
             "give 16 or 32, or leave it out for one scale per output channel"
         )
-
-
-def _rows(
-    model: onnx.ModelProto,
-    placement: Placement,
-    chosen: Ranges,
-    parameters: Mapping[int, Parameters],
-    errors: Mapping[int, tuple[float, float]],
-    form: WeightForm,
-) -> tuple[LayerRow, ...]:
-    wiring = Wiring(model.graph)
-    groups = {name: group for group in chosen.quantizers for name in group.tensors}
-    rows = []
-    for layer in placement.layers:
-        weight = parameters[layer.node].weight
-        if weight is None:
-            rows.append(LayerRow(layer.name, "fp32", "fp32", None, "", None, None, layer.why))
-            continue
-        group = groups[source_tensor(wiring, wiring.nodes[layer.node].input[0], groups)]
-        error = relative_error(chosen.seen[group], chosen.quantizers[group])
-        words = form.words(weight.scales.shape[1])
-        limits, after = chosen.quantizers[group].limits, errors.get(layer.node)
-        rows.append(LayerRow(layer.name, "int8", words, limits, chosen.methods[group], error, after, ""))
-    return tuple(rows)
-
-
-def _notes(images: int, rows: Sequence[LayerRow], scheme: Scheme, form: WeightForm) -> list[str]:
-    floating = sum(row.precision == "fp32" for row in rows)
-    notes = [f"{len(rows) - floating} of {len(rows)} convolutions are int8, {floating} stay in float"]
-    if images < FEW_IMAGES:
-        notes.append(f"ranges come from {images} images; from {FEW_IMAGES} on they hardly depend on which ones")
-    if form.bits < 8:
-        notes.append(f"weights have {form.bits} bits and are stored in bytes: a simulation, no smaller and no faster")
-    if scheme.avoid_overflow and not form.avoid_overflow:
-        notes.append("weights use all codes: on x86 CPUs without VNNI, sums saturate and accuracy is lost")
-    return notes

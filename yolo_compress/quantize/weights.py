@@ -128,6 +128,11 @@ def nearest(weight: np.ndarray, form: WeightForm, smallest: np.ndarray | float =
         better = np.ones_like(error, bool) if best is None else error < best
         best = error if best is None else np.where(better, error, best)
         scales = np.where(better, tried, scales)
+    return with_scales(weight, scales, form)
+
+
+def with_scales(weight: np.ndarray, scales: np.ndarray, form: WeightForm) -> QuantizedWeight:
+    """Return a weight rounded to the nearest codes of scales (output channels, blocks) that are known."""
     return QuantizedWeight(_codes(weight, scales, form).astype(np.int8), scales)
 
 

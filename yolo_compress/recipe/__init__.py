@@ -25,6 +25,7 @@ from yolo_compress.recipe.stages import (
     BenchSection,
     BuildSection,
     GateSection,
+    QatSection,
     QuantizeSection,
     Target,
     TrainSection,
@@ -43,6 +44,7 @@ __all__ = (
     "Loss",
     "OutputTerm",
     "PruneSection",
+    "QatSection",
     "QuantizeSection",
     "Recipe",
     "Section",
@@ -71,6 +73,7 @@ class Recipe(Section):
     prune: PruneSection | None = None
     distill: DistillSection | None = None
     train: TrainSection | None = None
+    qat: QatSection | None = None
     quantize: QuantizeSection | None = None
     build: BuildSection | None = None
     bench: BenchSection | None = None
@@ -101,12 +104,27 @@ class Recipe(Section):
             raise ValueError("a 'distill' section without a 'train' section would do nothing; add: train: {}")
         if self.distill is not None and not self.distill.teacher:
             raise ValueError("distillation needs a teacher; give a checkpoint, or teacher=self for the model as it was")
+        if self.qat is not None and (self.train is None or self.quantize is None):
+            missing = "train" if self.train is None else "quantize"
+            raise ValueError(f"a 'qat' section without a '{missing}' section would do nothing; add: {missing}: {{}}")
         scheduled = self.prune is not None and self.prune.schedule != "one_shot"
         inside = [name for name, loss in (self.distill.losses.items() if self.distill else ()) if loss.inside(name)]
         if scheduled and inside:
             raise ValueError(
                 f"{inside[0]} compares layers inside the model, whose channels schedule={self.prune.schedule} takes "
                 "out while it trains; leave its layers out, or give schedule=one_shot"
+            )
+        if self.qat is not None and self.quantize is not None:
+            asked = {"rounding": "nearest", "bias_correction": False, "max_drop": None}
+            idle = [name for name, plain in asked.items() if getattr(self.quantize, name) != plain]
+            if idle:
+                raise ValueError(
+                    f"{idle[0]} repairs what quantization without training costs, and qat trains; leave one of them out"
+                )
+        if scheduled and self.qat is not None:
+            raise ValueError(
+                "qat and a pruning schedule would change the same layers in one run; "
+                "give schedule=one_shot, or train twice: prune first, then qat"
             )
         wants_int8 = self.build is not None and any(e.endswith(":int8") for e in self.build.engines)
         if wants_int8 and self.quantize is None:
@@ -175,8 +193,10 @@ def from_flags(given: Mapping[str, Any], base: Recipe | None = None) -> Recipe:
                 if not any(known[f].section == "prune" and known[f].field == other for f in given):
                     section.pop(other, None)
         section[flag.field] = value
-    if tree.get("distill") and not tree.get("train"):
+    if (tree.get("distill") or tree.get("qat")) and not tree.get("train"):
         tree["train"] = {}
+    if tree.get("qat") and not tree.get("quantize"):
+        tree["quantize"] = {}
     if ":int8" in str((tree.get("build") or {}).get("engines")) and not tree.get("quantize"):
         tree["quantize"] = {}
     return validate(tree, source="the command line", names={f"{f.section}.{f.field}": f.name for f in known.values()})

@@ -66,6 +66,18 @@ class QuantizeSection(Section):
     bias_correction: bool = option(
         False, "Fit biases layer by layer, so that outputs stay what they were.", flag="quantize_bias_correction"
     )
+    learned: bool = option(
+        True,
+        "Follow what quantization-aware training has left in a checkpoint; else choose everything anew.",
+        flag="quantize_learned",
+    )
+
+
+class QatSection(Section):
+    """Quantization-aware training, in the form that the quantize section describes."""
+
+    precision: Literal["int8"] = option("int8", "Precision of activations; weights have weight_bits.", flag="qat")
+    freeze: float = option(1.0, "Share of the run after which scales stay as they are.", flag="qat_freeze", ge=0, le=1)
 
 
 class BuildSection(Section):

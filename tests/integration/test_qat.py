@@ -1,0 +1,201 @@
+# Copyright (C) 2026 yolo_compress contributors. SPDX-License-Identifier: AGPL-3.0-or-later
+"""Quantization-aware training in whole runs: what is saved, what is quantized from it, how runs go on."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from tests.tiny import losses
+from yolo_compress import api
+from yolo_compress import train as training
+from yolo_compress.errors import CompressError, UsageError
+from yolo_compress.host import checkpoint
+from yolo_compress.host.data import image_batches, read_data
+from yolo_compress.host.trainer import STATE_FILE
+from yolo_compress.quantize import Learned
+from yolo_compress.quantize.emulation import CHILD
+
+QAT = {"qat": "int8", "quantize_target": "tensorrt", "quantize_images": 8}
+
+
+@pytest.mark.parametrize("family", ["yolov8n", "yolo11n", "yolo26n"])
+def test_checkpoints_are_stock_and_say_what_was_learned(make_checkpoint, settings, tmp_path, family):
+    student = make_checkpoint(family)
+    seen = []
+    training.train(student, name="run", **QAT, **{**settings, "optimizer": "AdamW", "lr0": 0.01})
+    folder = tmp_path / "runs" / "run"
+    for name in ("last.pt", "best.pt"):
+        model = checkpoint.load_model(folder / "weights" / name)
+        assert set(model.state_dict()) == set(checkpoint.load_model(student).state_dict())
+        assert not any("forward" in vars(module) for module in model.modules())
+        learned = Learned.read(model)
+        assert learned.fits(model)
+        seen.append(learned)
+    # scales began as calibration chose them and have moved since
+    begun = training_start(student, settings)
+    moved = [a.scale / b.scale for a, b in zip(seen[0].activations.values(), begun, strict=True)]
+    assert max(abs(share - 1) for share in moved) > 1e-3
+    blocked = "import sys; sys.modules['yolo_compress'] = None; import torch; from ultralytics import YOLO; "
+    code = f"YOLO({str(folder / 'weights' / 'best.pt')!r}).predict(torch.zeros(1, 3, 64, 64), verbose=False)"
+    env = {**os.environ, "ULTRALYTICS_SAFE_LOAD": "1"}
+    subprocess.run([sys.executable, "-c", blocked + code], check=True, env=env, capture_output=True)
+
+
+def methods(made) -> set[str]:
+    """Return how the ranges of the quantized layers were chosen."""
+    return {row["method"] for row in made.tables["quantize"] if row["precision"] == "int8"}
+
+
+def training_start(student, settings):
+    """Return the ranges that calibration chooses on the same images."""
+    from types import SimpleNamespace
+
+    from yolo_compress.quantize.attachment import QuantizationAware
+    from yolo_compress.recipe import QatSection, QuantizeSection
+
+    args = SimpleNamespace(imgsz=64, data=settings["data"])
+    attachment = QuantizationAware(QatSection(), QuantizeSection(target="tensorrt", images=8))
+    return attachment._begin(SimpleNamespace(model=checkpoint.load_model(student), args=args))[0].activations
+
+
+def test_quantizing_follows_what_was_learned(make_checkpoint, settings, tmp_path):
+    training.train(make_checkpoint(), name="run", **QAT, **settings)
+    best = tmp_path / "runs" / "run" / "weights" / "best.pt"
+    made = api.quantize(best, data=settings["data"], imgsz=64, project=tmp_path, name="learned")
+    learned = Learned.read(checkpoint.load_model(best))
+    graph = onnx.load(str(made.path)).graph
+    constants = {value.name: onnx.numpy_helper.to_array(value) for value in graph.initializer}
+    for names, affine in learned.activations.items():
+        for name in names:
+            if f"{name}_scale" in constants:
+                assert constants[f"{name}_scale"] == affine.scale
+    with pytest.raises(UsageError, match=r"trained for target=tensorrt and target=openvino was given.*learned=False"):
+        api.quantize(best, data=settings["data"], imgsz=64, target="openvino", project=tmp_path, name="other")
+    anew = api.quantize(
+        best, data=settings["data"], imgsz=64, target="openvino", images=8, learned=False, project=tmp_path, name="n"
+    )
+    assert methods(anew) <= {"mse", "fixed"}
+
+
+def test_scales_of_other_weights_are_not_followed(make_checkpoint, settings, tmp_path):
+    training.train(make_checkpoint(), name="run", **QAT, **settings)
+    model = checkpoint.load_model(tmp_path / "runs" / "run" / "weights" / "best.pt")
+    with torch.no_grad():
+        model.model[0].conv.weight *= 1.1
+    checkpoint.save_model(model, tmp_path / "changed.pt")
+    made = api.quantize(
+        tmp_path / "changed.pt", data=settings["data"], imgsz=64, images=8, project=tmp_path, name="int8"
+    )
+    assert any("weights have changed since quantization-aware training" in note for note in made.notes)
+    assert "learned" not in methods(made)
+
+
+def test_validation_of_the_run_sees_the_quantized_average(make_checkpoint, settings, tmp_path, monkeypatch):
+    """What an epoch validates answers as the graph that its checkpoint gives."""
+    from yolo_compress.host.trainer import CompressTrainer
+
+    seen = {}
+    images = next(image_batches(read_data(settings["data"]).val, 64))
+
+    def validate(self):
+        model = self.ema.ema.eval()
+        with torch.no_grad():
+            seen["found"] = model(torch.from_numpy(images))[0].numpy()
+        return whole(self)
+
+    whole = CompressTrainer.validate
+    monkeypatch.setattr(CompressTrainer, "validate", validate)
+    # steps so small that weights stay what half precision can hold
+    training.train(make_checkpoint(), name="run", **QAT, **{**settings, "epochs": 1, "lr0": 1e-12})
+    last = tmp_path / "runs" / "run" / "weights" / "last.pt"
+    made = api.quantize(last, data=settings["data"], imgsz=64, project=tmp_path, name="int8")
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
+    session = onnxruntime.InferenceSession(str(made.path), options, providers=["CPUExecutionProvider"])
+    graph = np.concatenate([session.run(None, {"images": image[None]})[0] for image in images])
+    with torch.no_grad():
+        exact = checkpoint.load_model(last)(torch.from_numpy(images))[0].numpy()
+    assert np.abs(graph - seen["found"]).mean() < 0.5 * np.abs(graph - exact).mean()
+
+
+def test_scales_stay_once_they_are_frozen(make_checkpoint, settings, tmp_path):
+    student = make_checkpoint()
+    training.train(student, name="frozen", qat_freeze=0.0, **QAT, **settings)
+    learned = Learned.read(checkpoint.load_model(tmp_path / "runs" / "frozen" / "weights" / "last.pt"))
+    for a, b in zip(learned.activations.values(), training_start(student, settings), strict=True):
+        assert a.scale == pytest.approx(float(b.scale), rel=1e-5)
+
+
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(make_checkpoint, settings, tmp_path):
+    student, teacher = make_checkpoint(), make_checkpoint(name="t.pt", seed=1)
+    settings |= {"epochs": 3, "optimizer": "AdamW", "lr0": 0.001, "close_mosaic": 0}
+    flags = {**QAT, "teacher": str(teacher), "distill": "cwd"}
+    training.train(student, name="whole", **flags, **settings)
+    code = f"""
+import os, signal
+from yolo_compress import train
+from yolo_compress.host.trainer import CompressTrainer
+save = CompressTrainer.save_model
+def save_and_die(self):
+    save(self)
+    if self.epoch == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+CompressTrainer.save_model = save_and_die
+train.train({str(student)!r}, name="cut", **{ {**flags, **settings}!r})
+"""
+    died = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True)
+    assert died.returncode == -9, died.stderr.decode()[-2000:]
+    weights = tmp_path / "runs" / "cut" / "weights"
+    state = torch.load(weights / STATE_FILE, weights_only=True)["saved"][0]
+    held = checkpoint.load_model(weights / "last.pt")
+    assert not hasattr(held, CHILD)
+    assert any(name.startswith(CHILD) for name in state["ema"])
+    training.train(weights / "last.pt", resume=True)
+    whole, cut = (losses(tmp_path / "runs" / name) for name in ("whole", "cut"))
+    assert len(whole) == len(cut) == 3
+    for a, b in zip(whole, cut, strict=True):
+        assert {k: float(v) for k, v in a.items()} == pytest.approx({k: float(v) for k, v in b.items()}, abs=1e-4)
+    one, other = (checkpoint.load_model(tmp_path / "runs" / name / "weights" / "last.pt") for name in ("whole", "cut"))
+    for names, affine in Learned.read(one).activations.items():
+        assert Learned.read(other).activations[names].scale == pytest.approx(float(affine.scale), rel=1e-4)
+
+
+def test_it_trains_together_with_pruning_and_a_teacher(make_checkpoint, settings, tmp_path):
+    student = make_checkpoint(width=0.25)
+    flags = {"prune_flops": 0.3, "prune_images": 8, "prune_round_to": 2, "prune_importance": "l2", "teacher": "self"}
+    training.train(student, name="run", **flags, **QAT, **settings)
+    best = tmp_path / "runs" / "run" / "weights" / "best.pt"
+    model = checkpoint.load_model(best)
+    assert sum(p.numel() for p in model.parameters()) < sum(
+        p.numel() for p in checkpoint.load_model(student).parameters()
+    )
+    assert Learned.read(model).fits(model)
+    made = api.quantize(best, data=settings["data"], imgsz=64, project=tmp_path, name="int8")
+    assert methods(made) == {"learned"}
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"quantize_keep": "model.99"}, "keep=model.99 names no convolution"),
+        ({"quantize_rounding": "adaround"}, "rounding repairs what quantization without training costs"),
+        (
+            {"prune_flops": 0.2, "prune_schedule": "iterative"},
+            "qat and a pruning schedule would change",
+        ),
+        ({"qat": "int4"}, "qat='int4'"),
+        ({"qat_freeze": 2}, "qat_freeze=2"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused(make_checkpoint, settings, flags, message):
+    with pytest.raises(CompressError) as caught:
+        training.train(make_checkpoint(), name="no", **{**QAT, **flags}, **settings)
+    assert message in str(caught.value)

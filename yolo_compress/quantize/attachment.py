@@ -1,0 +1,138 @@
+# Copyright (C) 2026 yolo_compress contributors. SPDX-License-Identifier: AGPL-3.0-or-later
+"""Quantization-aware training as a part of a training run: ranges are searched first, then learned."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from yolo_compress.host.checkpoint import facts, save_model, set_facts
+from yolo_compress.host.data import read_data, sample
+from yolo_compress.host.export import export_onnx
+from yolo_compress.host.trainer import CompressTrainer, Narrowing
+from yolo_compress.host.ultralytics import LOGGER, RANK, unwrap_model
+from yolo_compress.quantize.choice import choose_ranges
+from yolo_compress.quantize.emulation import CHILD, Start, aside, current, install, sites
+from yolo_compress.quantize.graph import nearest_parameters
+from yolo_compress.quantize.learned import FACT, Learned
+from yolo_compress.quantize.placement import Wiring, place
+from yolo_compress.quantize.ranges import RANGES
+from yolo_compress.quantize.scheme import SCHEMES
+from yolo_compress.quantize.source import read_float
+from yolo_compress.quantize.weights import WeightForm
+from yolo_compress.recipe import QatSection, QuantizeSection
+
+
+class QuantizationAware:
+    """Puts quantizers into the model of a run and lets training move weights and scales to where they cost least.
+
+    The average of the model holds quantizers too, so that every validation of the run sees the quantized model;
+    checkpoints hold float weights and, as plain data, what the scales have come to.
+    """
+
+    names: tuple[str, ...] = ()
+    labels = True
+
+    def __init__(self, section: QatSection, form: QuantizeSection) -> None:
+        """Take how to train, and what form the quantized model has."""
+        self.section, self.form = section, form
+        self.start: Start | None = None
+        self._groups: tuple[tuple[str, ...], ...] = ()  # tensors of each group, by their names in the graph
+        self._trainer: CompressTrainer | None = None
+
+    def attach(self, trainer: CompressTrainer) -> None:
+        """Choose where quantizers go and what they begin with, on training images, and put them into the model.
+
+        Raises:
+            UsageError: A layer to keep does not exist, or an option is out of range.
+            UnsupportedModel: The model has blocks that are not known.
+        """
+        self._trainer = trainer
+        saved = trainer.saved_state(self)
+        if saved is None:
+            self.start, self._groups = self._begin(trainer)
+        else:
+            self.start, self._groups = Start.read(saved["start"]), tuple(tuple(names) for names in saved["groups"])
+        install(trainer.model, self.start)
+        trainer.add_callback("on_train_epoch_start", CompressTrainer.restart_epoch)  # so that it resumes exactly
+        trainer.add_callback("on_train_end", self._tell)
+
+    def before_batch(self, batch: Mapping[str, Any]) -> None:
+        """Hold scales where they are in the last epochs."""
+        trainer = self._trainer
+        assert trainer is not None
+        learning = trainer.epoch < self.section.freeze * trainer.epochs
+        for parameter in self.parameters():
+            parameter.requires_grad_(learning)
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Return the scales."""
+        assert self._trainer is not None
+        return list(getattr(unwrap_model(self._trainer.model), CHILD).parameters())
+
+    def state(self) -> dict[str, Any]:
+        """Return what a resumed run builds the same quantizers from; their values are in the model's state."""
+        assert self._trainer is not None
+        assert self.start is not None
+        now = current(unwrap_model(self._trainer.model), self.start)
+        return {"start": now.plain(), "groups": [list(names) for names in self._groups]}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Do nothing: `attach` has built the quantizers, and the model's state holds their values."""
+
+    def stepped(self, model: nn.Module) -> None:
+        """Do nothing: scales are parameters."""
+
+    def narrowed(self, narrow: Narrowing, shapes: Mapping[str, torch.Size]) -> None:
+        """Do nothing: a recipe that prunes while it trains is refused beside this."""
+
+    @contextmanager
+    def aside(self, model: nn.Module) -> Iterator[None]:
+        """Leave the float model, which says what its scales are, for as long as the context lasts."""
+        assert self.start is not None
+        now = current(model, self.start)
+        with aside(model, self.start):
+            learned = Learned.of(model, now, self._groups, self.form)
+            set_facts(model, {**facts(model), FACT: learned.plain()})
+            yield
+
+    def _begin(self, trainer: CompressTrainer) -> tuple[Start, tuple[tuple[str, ...], ...]]:
+        form = self.form
+        scheme, stride = SCHEMES[form.target], max(int(trainer.model.stride.max()), 32)
+        imgsz = math.ceil(trainer.args.imgsz / stride) * stride  # the trainer rounds it the same way, but later
+        images = sample(read_data(trainer.args.data).train, form.images, seed=0)
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "start.pt"
+            save_model(trainer.model, file)
+            model = read_float(export_onnx(file, Path(folder) / "start.onnx", imgsz=imgsz))
+        placement = place(model.graph, scheme, keep=form.keep)
+        chosen = choose_ranges(model, placement, scheme, RANGES[form.range], images, imgsz=imgsz)
+        weights = WeightForm(form.weight_bits, form.weight_group, scheme.avoid_overflow)
+        parameters = nearest_parameters(model, placement, chosen.quantizers, weights, int32_bias=scheme.int32_bias)
+        found = sites(Wiring(model.graph), placement)
+        scales = {
+            layer.name: known.scales
+            for layer in placement.layers
+            if (known := parameters[layer.node].weight) is not None
+        }
+        start = Start(found, [chosen.quantizers[group] for group in placement.groups], scales, weights)
+        if RANK in {-1, 0}:
+            LOGGER.info(
+                f"Training quantized for {form.target}: {len(scales)} of {len(placement.layers)} convolutions, "
+                f"{len(placement.groups)} ranges chosen by {form.range} on {len(images)} images"
+            )
+        return start, tuple(group.tensors for group in placement.groups)
+
+    def _tell(self, trainer: CompressTrainer) -> None:
+        if RANK in {-1, 0}:
+            LOGGER.info(
+                f"Validated above is the float model of {trainer.best}; every epoch before was validated quantized. "
+                f"Write the quantized one with: yolo-compress quantize model={trainer.best} data={trainer.args.data}"
+            )
