@@ -141,7 +141,7 @@ class _Files:
         return out if out.exists() else make(out)
 
 
-class _AsWritten:
+class AsWritten:
     """ONNX Runtime computing quantizers as float operations, which no CPU's integer units can change."""
 
     def __init__(self, path: Path) -> None:
@@ -164,7 +164,7 @@ def _accuracy(files: _Files, setting: dict[str, Any]) -> dict[str, Any]:
         path = files.native(model, target)
     else:
         path, found["seconds"] = files.ours(model, target, way)
-    session = _AsWritten(path) if target == "tensorrt" else engine_for(path).load(path)
+    session = AsWritten(path) if target == "tensorrt" else engine_for(path).load(path)
     data = files.made.data
     truth, seen = detect([session], data.val, imgsz=IMGSZ, progress=print)
     accuracy = evaluate(truth, seen[0], classes=len(data.names))
