@@ -67,7 +67,7 @@ def main(given: list[str]) -> int:
     seeds = [int(word) for word in given if word.isdigit()] or [0, 1]
     named = [word for word in given if not word.isdigit()] or list(CANDIDATES)
     if "native" in named:
-        require("modelopt", extra="dev", purpose="native QAT runs")
+        require("modelopt", extra="modelopt", purpose="native QAT runs")
     made = Experiment(NAME, imgsz=IMGSZ, model=MODEL, settings=SETTINGS)
     with tempfile.TemporaryDirectory() as place:
         for target in ("tensorrt", "openvino"):
@@ -142,8 +142,8 @@ def _claims(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ahead, behind = mean["ours"] - mean["native"], mean["float"] - mean["ours"]
     told = "; ".join(f"{name} {value:.2f}" for name, value in mean.items())
     statement = (
-        f"{MODEL}, {SETTINGS['epochs']} epochs at {IMGSZ} px, mAP50-95 as INT8: {told}; ours is {behind:+.2f} below the "
-        "same training in float"
+        f"{MODEL}, {SETTINGS['epochs']} epochs at {IMGSZ} px, mAP50-95 as INT8: {told}; ours is {behind:+.2f} below "
+        "the same training in float"
     )
     seeds = sorted({row["seed"] for row in rows if row["candidate"] in CLAIMED})
     holds = ahead >= BETTER or behind <= NEAR
