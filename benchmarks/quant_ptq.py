@@ -152,6 +152,7 @@ class AsWritten:
         self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
     def infer(self, images: np.ndarray) -> np.ndarray:
+        """Return the raw output of images."""
         return self.session.run(None, {"images": images})[0]
 
 

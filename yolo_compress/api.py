@@ -161,12 +161,14 @@ def build(
 
 
 def bench(
-    models: Sequence[str | Path] | str | Path,
+    models: Sequence[str | Path] | str | Path = (),
     *,
     data: str | Path,
     imgsz: int = 640,
     device: str = "cpu",
     section: BenchSection | None = None,
+    cascade: Sequence[str | Path] | str = (),
+    cascade_share: float = 0.25,
     native: Sequence[str] = (),
     project: str | Path = PROJECT,
     name: str = "bench",
@@ -181,6 +183,9 @@ def bench(
         imgsz: Side of the square input in pixels.
         device: Where the engines run.
         section: The options as one object.
+        cascade: A cheap and a precise engine to measure as one as well: images that the cheap one is unsure about go to
+            the precise one. When that is, is fitted on training images; the cascade is written into the folder.
+        cascade_share: Share of such images that is to go on.
         native: Native exports of the first checkpoint to measure as well, such as native:int8.
         project: Folder that holds results.
         name: Folder name of this one.
@@ -191,8 +196,10 @@ def bench(
         UsageError: Nothing to measure, an unknown kind of file, or candidates whose classes differ.
         DataError: A file or an image is missing or damaged.
     """
-    listed = [models] if isinstance(models, str | Path) else list(models)
-    paths = [Path(part) for item in listed for part in str(item).split(",") if part]
+    paths, pair = _paths(models), _paths(cascade)
+    if pair and len(pair) != 2:
+        raise UsageError(f"a cascade has two engines and {len(pair)} were given; give cascade=int8.onnx,fp32.onnx")
+    paths += [path for path in pair if path not in paths]
     if not paths:
         raise UsageError("nothing to measure; give model=best.pt,best.onnx")
     chosen = _section(BenchSection, "bench", section, {"candidates": tuple(native), **options})
@@ -201,6 +208,8 @@ def bench(
             raise DataError(f"'{path}' does not exist; give checkpoints, .onnx files or *_openvino_model folders")
     folder = Path(project) / name
     context = stages.context_for(paths[0], data, imgsz=imgsz, device=device, run_dir=folder, progress=progress)
+    if pair:
+        paths.append(stages.make_cascade(context, pair[0], pair[1], share=cascade_share, threads=chosen.threads))
     candidates = [Candidate(label, path) for label, path in zip(_labels(paths), paths, strict=True)]
     if chosen.candidates and (checkpoint := next((p for p in paths if p.suffix == ".pt"), None)) is None:
         raise UsageError("native exports are made from a checkpoint, and none was given; add a .pt file to model=")
@@ -333,6 +342,12 @@ def _section(cls: type[SectionType], name: str, section: SectionType | None, opt
     tree = {"schema_version": recipes.SCHEMA_VERSION, name: options}
     names = {f"{name}.{flag.field}": flag.field for flag in recipes.section_options(name)}
     return getattr(recipes.validate(tree, source="the command", names=names), name)
+
+
+def _paths(given: Sequence[str | Path] | str | Path) -> list[Path]:
+    """Read one path, several with commas between, or a list of such."""
+    listed = [given] if isinstance(given, str | Path) else list(given)
+    return [Path(part) for item in listed for part in str(item).split(",") if part]
 
 
 def _labels(paths: Sequence[Path]) -> list[str]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import shutil
 import types
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from yolo_compress.bench.accuracy import detect, evaluate
 from yolo_compress.bench.run import evenly
 from yolo_compress.calibrate import choose, write_manifest
 from yolo_compress.engines import engine_for, get_engine
+from yolo_compress.engines.cascade import SUFFIX, fit_rule, write_cascade
 from yolo_compress.errors import CompressError, UsageError
 from yolo_compress.host import checkpoint
 from yolo_compress.host.cpu import use_all_cores
@@ -34,6 +36,7 @@ NATIVE_EXPORTS: dict[str, tuple[str, int | None, str]] = {
     "native:onnx-fp32": ("onnx", None, "native_fp32.onnx"),
     "native:onnx-int8": ("onnx", 8, "native_int8.onnx"),
 }
+CASCADE_IMAGES = 256
 LAST = Path("train") / "weights" / "last.pt"
 BEST = Path("train") / "weights" / "best.pt"
 
@@ -308,6 +311,30 @@ def native_export(context: Context, name: str, folder: Path) -> Path:
     context.progress(f"native: exporting {name}")
     options: dict[str, Any] = {"format": format, "quantize": quantize, "imgsz": context.imgsz}
     return export_native(context.model, folder / file, data=context.data.path, **options)
+
+
+def make_cascade(context: Context, cheap: Path, precise: Path, *, share: float, threads: int | None = None) -> Path:
+    """Fit, on training images, when the answer of a cheap engine is not enough, and write the cascade.
+
+    Raises:
+        UsageError: The share is out of range.
+    """
+    images = sample(context.data.train, CASCADE_IMAGES, seed=0)
+    context.progress(f"cascade: fitting {cheap.name} and {precise.name} on {len(images)} images")
+    with ExitStack() as stack:
+        sessions = []
+        for path in (cheap, precise):
+            sessions.append(engine_for(path).load(path, device=context.device, threads=threads))
+            stack.callback(sessions[-1].close)
+        inputs = image_batches(images, context.imgsz, batch=1)
+        rule = fit_rule(sessions[0].infer, sessions[1].infer, inputs, share=share)
+    out = context.run_dir / f"{cheap.stem}-{precise.stem}{SUFFIX}"
+    write_cascade(out, cheap, precise, rule, imgsz=context.imgsz)
+    context.progress(
+        f"cascade: {100 * rule.share:.0f} % of the images go on; doubt and differing boxes correlate by "
+        f"{rule.correlation:.2f}"
+    )
+    return out
 
 
 def checkpoint_metrics(context: Context, path: Path) -> dict[str, Any]:

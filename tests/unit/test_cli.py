@@ -220,7 +220,7 @@ def test_training_without_flags_keeps_a_pruned_model_and_the_rest_is_left_alone(
         ),
         ("quantize model=a.pt data=", "'data=' has no usable value"),
         ("quantize model=a.pt", "quantize needs data=; see all of its keys with: yolo-compress quantize help"),
-        ("bench", "bench needs model= and data=; see all of its keys with: yolo-compress bench help"),
+        ("bench", "bench needs data=; see all of its keys with: yolo-compress bench help"),
         ("prune model=None data=d.yaml ratio=0.3", "prune needs model="),
         ("train prune=0.3", "train needs model="),
         ("bench model=a.pt data=d.yaml imgsz=big", "imgsz=big is not a whole number; write, for example, imgsz=640"),

@@ -51,6 +51,7 @@ class Timings:
 class LatencySummary:
     """What a report says about one candidate's samples; see `BenchRow` for the fields."""
 
+    mean_ms: float
     p50_ms: float
     p90_ms: float | None
     p95_ms: float | None
@@ -151,6 +152,7 @@ def summarize(inference: np.ndarray) -> list[LatencySummary]:
         spread = float((high - low) / middle)
         rows.append(
             LatencySummary(
+                mean_ms=float(samples.mean()) * 1e3,
                 p50_ms=float(middle) * 1e3,
                 p90_ms=percentile_ms(samples, 90),
                 p95_ms=percentile_ms(samples, 95),

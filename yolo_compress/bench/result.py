@@ -79,6 +79,7 @@ class BenchRow:
     f1: float | None = None
     f1_threshold: float | None = None
     calibration_error: float | None = None
+    latency_ms_mean: float | None = None
     latency_ms_p50: float | None = None
     latency_ms_p90: float | None = None
     latency_ms_p95: float | None = None

@@ -25,7 +25,7 @@ from yolo_compress.host.checkpoint import count, load_model
 from yolo_compress.host.data import DataSpec, letterbox, read_image
 from yolo_compress.host.detect import postprocess
 
-TIMING_IMAGES = 8  # decoded validation images that the timed rounds go through in turn
+TIMING_IMAGES = 32  # decoded validation images that the timed rounds go through in turn
 SETTLE_MS = 5.0
 MIN_ACCURACY_SHARE = 0.5
 
@@ -182,7 +182,7 @@ def _accuracies(
                 engine=engine,
                 precision=str(describe["precision"]),
                 sha256=sha256_path(candidate.path),
-                size_bytes=size_bytes(candidate.path),
+                size_bytes=describe.get("size_bytes") or size_bytes(candidate.path),
                 params=params,
                 gflops=gflops,
                 map50_95=measured.map50_95,
@@ -243,6 +243,7 @@ def _speeds(
         unpaired = () if paired else (f"no latency ratio: the first candidate, {rows[0].label}, is refused",)
         rows[index] = replace(
             rows[index],
+            latency_ms_mean=summary.mean_ms,
             latency_ms_p50=summary.p50_ms,
             latency_ms_p90=summary.p90_ms,
             latency_ms_p95=summary.p95_ms,

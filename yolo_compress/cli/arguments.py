@@ -16,7 +16,7 @@ class Key:
     """A key of a mode that is not an option of the recipe.
 
     Attributes:
-        type: path, str, int or list.
+        type: path, str, int, float or list.
         default: What the function behind the mode uses when the key is not given; help shows it, a test compares both.
     """
 
@@ -91,6 +91,10 @@ def _given(mode: Mode, args: Sequence[str]) -> dict[str, Any]:
 def _typed(key: Key, value: Any) -> Any:
     if key.type == "int":
         return _whole_number(key, value)
+    if key.type == "float":
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise UsageError(f"{key.name}={value} is not a number; write, for example, {key.name}={key.default}")
+        return float(value)
     if key.type == "list":
         parts = (part.strip(" '\"") for part in str(value).strip("[]()").split(","))
         return [part for part in parts if part]

@@ -36,7 +36,7 @@ def _api(name: str, first: str | None = "model") -> Callable[..., Any]:
     def call(**given: Any) -> Any:
         from yolo_compress import api  # imports torch
 
-        return getattr(api, name)(*([given.pop(first)] if first else []), **given)
+        return getattr(api, name)(*([given.pop(first)] if first in given else []), **given)
 
     return call
 
@@ -134,10 +134,17 @@ _ALL = (
         "Measure accuracy and latency of checkpoints and engines, alternately in one process.",
         _api("bench"),
         keys=(
-            Key("model", "What to measure, separated by commas; the first is the reference.", "list", required=True),
+            Key("model", "What to measure, separated by commas; the first is the reference.", "list", ()),
             DATA,
             IMGSZ,
             DEVICE,
+            Key(
+                "cascade",
+                "A cheap and a precise engine, to be measured as one as well: int8.onnx,fp32.onnx.",
+                "list",
+                (),
+            ),
+            Key("cascade_share", "Share of the images that is to go to the precise one.", "float", 0.25),
             Key(
                 "native",
                 f"Native exports of the first checkpoint to measure as well: {', '.join(recipe.NATIVE_CANDIDATES)}.",

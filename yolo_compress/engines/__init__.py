@@ -52,6 +52,14 @@ ENGINES = {
     )
 }
 
+# made of engines, so that nothing builds it from a model
+CASCADE = EngineEntry(
+    "cascade",
+    "A cheap engine, and a precise one for the images that it is unsure about.",
+    ".cascade.json",
+    "yolo_compress.engines.cascade.Cascade",
+)
+
 
 def get_engine(name: str) -> Engine:
     """Return a runtime by its name.
@@ -70,8 +78,9 @@ def engine_for(path: str | Path) -> Engine:
     Raises:
         UsageError: No runtime loads such a file.
     """
-    for entry in ENGINES.values():
+    loaders = (*ENGINES.values(), CASCADE)
+    for entry in loaders:
         if str(path).rstrip("/\\").endswith(entry.suffix):
             return entry.load()
-    endings = ", ".join(f"*{entry.suffix}" for entry in ENGINES.values())
+    endings = ", ".join(f"*{entry.suffix}" for entry in loaders)
     raise UsageError(f"no engine loads '{path}'; give one of {endings}")

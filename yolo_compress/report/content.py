@@ -60,6 +60,8 @@ COLUMNS = (
     Column("mAP50-95", lambda row: number(row.get("map50_95"), 2, scale=100)),
     Column("mAP50", lambda row: number(row.get("map50"), 2, scale=100)),
     Column("Latency p50 (ms)", lambda row: number(row.get("latency_ms_p50"), 2) + ("*" if row.get("noisy") else "")),
+    Column("Mean (ms)", lambda row: number(row.get("latency_ms_mean"), 2)),
+    Column("p95 (ms)", lambda row: number(row.get("latency_ms_p95"), 2)),
     Column("Ratio to first", lambda row: number(row.get("latency_ratio_p50"), 3)),
     Column("Ratio quartiles", lambda row: between(row.get("latency_ratio_spread"))),
     Column("Images/s", lambda row: number(row.get("throughput_images_per_s"))),

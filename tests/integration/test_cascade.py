@@ -1,0 +1,51 @@
+# Copyright (C) 2026 yolo_compress contributors. SPDX-License-Identifier: AGPL-3.0-or-later
+"""A cascade through the bench: made, measured beside its engines, and loaded again."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.tiny import export_families, write_data
+from yolo_compress import api
+from yolo_compress.engines import engine_for
+from yolo_compress.errors import UsageError
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cascade")
+
+    def sharper(model):
+        """Raise scores, which are next to nothing in a model that was never trained."""
+        for tower in model.model[-1].cv3:
+            tower[-1].bias.data += 11.0
+
+    export_families(folder, sharper)
+    write_data(folder / "data")
+    return folder
+
+
+def test_a_cascade_is_measured_beside_its_engines(files, tmp_path):
+    pair = f"{files / 'yolov8n.onnx'},{files / 'yolo11n.onnx'}"
+    options = {"imgsz": 64, "project": tmp_path, "rounds": 4, "warmup": 1}
+    made = api.bench(data=files / "data/data.yaml", cascade=pair, cascade_share=0.5, **options)
+    rows = {row.label: row for row in made.result.rows}
+    assert list(rows) == ["yolov8n.onnx", "yolo11n.onnx", "yolov8n-yolo11n.cascade.json"]
+    both = rows["yolov8n-yolo11n.cascade.json"]
+    assert both.engine == "cascade"
+    assert both.size_bytes == sum(rows[name].size_bytes for name in ("yolov8n.onnx", "yolo11n.onnx"))
+    assert 0 <= both.describe["passed_on"] <= 1
+    if both.status == "ok":
+        assert both.latency_ms_mean > 0
+    path = tmp_path / "bench" / "yolov8n-yolo11n.cascade.json"
+    sessions = [engine_for(file).load(file) for file in (path, files / "yolov8n.onnx", files / "yolo11n.onnx")]
+    images = np.random.default_rng(0).random((6, 1, 3, 64, 64), dtype=np.float32)
+    for image in images:
+        found, *alone = (session.infer(image) for session in sessions)
+        assert any(np.allclose(found, answer, atol=1e-4) for answer in alone)
+
+
+def test_a_cascade_of_one_engine_is_refused(files, tmp_path):
+    with pytest.raises(UsageError, match="a cascade has two engines and 1 were given"):
+        api.bench(data=files / "data/data.yaml", cascade=[files / "yolov8n.onnx"], imgsz=64, project=tmp_path)
