@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -101,15 +101,23 @@ class Runner:
         except Exception as error:  # ONNX Runtime raises its own unrelated classes
             raise EngineError(f"ONNX Runtime cannot run the model for calibration: {error}") from error
 
+    def values(self, batch: np.ndarray, more: Mapping[str, np.ndarray] | None = None) -> dict[str, np.ndarray]:
+        """Return the tensors of one batch, which has the size that the model was exported for, by name.
+
+        Args:
+            batch: (N, 3, H, W) float32.
+            more: Values for other inputs of the graph.
+        """
+        found = self.session.run(None, {self.input: batch, **(more or {})}) if self.session else []
+        return {self.input: batch, **dict(zip(self.tensors, found, strict=True))}
+
     def run(
         self, images: Sequence[Path], what: str, progress: Callable[[str], None] | None
     ) -> Iterator[dict[str, np.ndarray]]:
         """Yield the tensors of each batch by name, the input among them."""
         done, told = 0, 0
         for batch in image_batches(images, self.imgsz, batch=self.batch):
-            full = np.concatenate([batch, np.repeat(batch[-1:], self.batch - len(batch), axis=0)])  # a fixed batch size
-            found = self.session.run(None, {self.input: full}) if self.session else []
-            yield {self.input: full, **dict(zip(self.tensors, found, strict=True))}
+            yield self.values(np.concatenate([batch, np.repeat(batch[-1:], self.batch - len(batch), axis=0)]))
             done += len(batch)
             if progress and done * 4 // len(images) > told:
                 told = done * 4 // len(images)

@@ -172,7 +172,7 @@ RANGES = {
         RangeMethod("percentile", f"Range that holds {PERCENTILE} % of the values.", percentile),
         RangeMethod("entropy", "Range whose quantized distribution diverges least, as TensorRT calibrates.", entropy),
         RangeMethod("mse", "Range with the least squared error; outliers are clipped.", mse),
-        RangeMethod("auto", "For each tensor, the one of these that changes the outputs of its layers least.", None),
+        RangeMethod("auto", "Where it matters most, the range that moves the detections least; mse elsewhere.", None),
     )
 }
 

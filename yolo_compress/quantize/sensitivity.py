@@ -8,17 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
-
-from yolo_compress.bench.response import OutputWeights, distance
 from yolo_compress.errors import entry_of
-from yolo_compress.host.detect import Response, distances
+from yolo_compress.host.data import image_batches
 from yolo_compress.quantize.affine import Affine
-from yolo_compress.quantize.calibration import Runner
+from yolo_compress.quantize.answers import Asker, moved
 from yolo_compress.quantize.choice import choose_ranges
 from yolo_compress.quantize.graph import Parameters, insert, nearest_parameters, source_tensor
-from yolo_compress.quantize.placement import Group, Layer, Placement, Wiring, head_outputs, place
+from yolo_compress.quantize.placement import Group, Layer, Placement, Wiring, place
 from yolo_compress.quantize.ranges import RANGES
 from yolo_compress.quantize.scheme import SCHEMES
 from yolo_compress.quantize.source import read_float
@@ -86,13 +82,13 @@ def onnx_sensitivity(
     parameters = nearest_parameters(model, placement, quantizers, form, int32_bias=False)
     layers = [layer for layer in placement.layers if not layer.why]
     times = None if ms_saved is None else ms_saved([layer.name for layer in layers])
-    wanted = detections(model, wiring, images[:compared], imgsz)
+    batches = list(image_batches(images[:compared], imgsz, batch=1))
+    wanted = Asker(model, wiring, imgsz)(batches)
     dense = accuracy(model) if accuracy is not None else None
     rows = []
     for number, layer in enumerate(layers, 1):
         single = only(model, wiring, layer, quantizers, parameters)
-        found = detections(single, wiring, images[:compared], imgsz)
-        change = float(torch.cat([_moved(a, b) for a, b in zip(wanted, found, strict=True)]).mean())
+        change = moved(wanted, Asker(single, wiring, imgsz)(batches))
         drop = 100 * (dense - accuracy(single)) if accuracy is not None and dense is not None else None
         saved = None if times is None else times[layer.name]
         loss = change if drop is None else drop
@@ -117,28 +113,3 @@ def only(
     quantizer = by_tensor[source_tensor(wiring, tensor, by_tensor)]
     given = {layer.node: parameters[layer.node]}
     return insert(model, placement, {group: quantizer}, given, int32_bias=False)
-
-
-def detections(model: onnx.ModelProto, wiring: Wiring, images: Sequence[Path], imgsz: int) -> list[list[Response]]:
-    """Return what each branch of the head says about each batch of images, before boxes are suppressed."""
-    branches: dict[str, dict[str, list[str]]] = {}
-    for index, (branch, kind) in head_outputs(wiring).items():
-        branches.setdefault(branch, {}).setdefault(kind, []).append(wiring.nodes[index].output[0])
-    names = [name for branch in branches.values() for outputs in branch.values() for name in outputs]
-    found = []
-    for values in Runner(model, names, imgsz).run(images, "", None):
-        found.append(
-            [
-                Response(_levels(values, branch["scores"]), distances(_levels(values, branch["boxes"])))
-                for branch in branches.values()
-            ]
-        )
-    return found
-
-
-def _levels(values: Mapping[str, np.ndarray], names: Sequence[str]) -> torch.Tensor:
-    return torch.cat([torch.from_numpy(values[name]).flatten(2) for name in names], 2)
-
-
-def _moved(exact: Sequence[Response], found: Sequence[Response]) -> torch.Tensor:
-    return distance(exact, found, OutputWeights())

@@ -18,6 +18,22 @@ def graphs(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="session")
+def awake(tmp_path_factory):
+    """Return a folder with checkpoints and float ONNX files of models that see something."""
+    from yolo_compress.host.detect import class_outputs
+
+    def lift(model):
+        """Lift the scores of a fresh model: where nothing is seen, nothing can change."""
+        for output in class_outputs(model).values():
+            output.bias.data.zero_()
+            output.weight.data.mul_(20)
+
+    made = tmp_path_factory.mktemp("awake")
+    export_families(made, change=lift)
+    return made
+
+
 @pytest.fixture
 def images(graphs):
     return read_data(graphs / "data/data.yaml").train

@@ -16,6 +16,7 @@ from yolo_compress.host.export import onnx_metadata
 from yolo_compress.quantize import RANGES, SCHEMES, quantize_onnx
 from yolo_compress.quantize.histogram import Histogram
 from yolo_compress.quantize.ranges import Form, mse
+from yolo_compress.quantize.search import SHARES
 from yolo_compress.recipe import QuantizeSection
 
 # random weights amplify nothing in particular, so an INT8 graph stays within a few percent of the float one
@@ -134,7 +135,8 @@ def test_every_range_quantizes_for_every_target(graphs, images, tmp_path, target
     result = quantize_onnx(graphs / "yolov8n.onnx", out, images=images, imgsz=64, target=target, range=name)
     made = [row for row in result.layers if row.precision == "int8"]
     assert made
-    assert {row.method for row in made} <= {"fixed", *(RANGES if name == "auto" else [name])} - {"auto"}
+    scaled = [f"{share:g} x mse" for share in SHARES]
+    assert {row.method for row in made} <= {"fixed", *([*RANGES, *scaled] if name == "auto" else [name])} - {"auto"}
     assert all(0 <= row.error < 0.2 for row in made)
     onnxruntime.InferenceSession(str(out), providers=["CPUExecutionProvider"])
 

@@ -10,13 +10,13 @@ import onnx
 import pytest
 import torch
 
-from tests.tiny import FAMILIES, export_families
+from tests.tiny import FAMILIES
 from yolo_compress import api
 from yolo_compress.bench.response import OutputWeights, distance
 from yolo_compress.errors import UsageError
 from yolo_compress.host import checkpoint
 from yolo_compress.host.data import image_batches
-from yolo_compress.host.detect import class_outputs, responses
+from yolo_compress.host.detect import responses
 from yolo_compress.quantize import onnx_sensitivity
 from yolo_compress.quantize.choice import choose_ranges
 from yolo_compress.quantize.graph import nearest_parameters, source_tensor
@@ -26,32 +26,17 @@ from yolo_compress.quantize.scheme import SCHEMES
 from yolo_compress.quantize.weights import WeightForm
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Return a folder with checkpoints and float ONNX files of models that see something."""
-    made = tmp_path_factory.mktemp("sensitivity")
-    export_families(made, change=_awake)
-    return made
-
-
-def _awake(model):
-    """Lift the scores of a fresh model: where nothing is seen, nothing can change."""
-    for output in class_outputs(model).values():
-        output.bias.data.zero_()
-        output.weight.data.mul_(20)
-
-
 @pytest.mark.parametrize("family", ["yolov8n", "yolo11n"])
-def test_a_change_is_that_of_the_torch_model_with_one_layer_rounded(folder, images, family):
+def test_a_change_is_that_of_the_torch_model_with_one_layer_rounded(awake, images, family):
     """The convolution's input goes through the quantizer and its folded weights are those that the codes stand for."""
-    path, scheme = folder / f"{family}.onnx", SCHEMES["openvino"]
+    path, scheme = awake / f"{family}.onnx", SCHEMES["openvino"]
     rows = {row.layer: row for row in onnx_sensitivity(path, images=images, imgsz=64)}
     graph = onnx.load(str(path))
     wiring, placement = Wiring(graph.graph), place(graph.graph, scheme)
     quantizers = choose_ranges(graph, placement, scheme, RANGES["mse"], images, imgsz=64).quantizers
     parameters = nearest_parameters(graph, placement, quantizers, WeightForm(avoid_overflow=True), int32_bias=False)
     by_tensor = {name: q for group, q in quantizers.items() for name in group.tensors}
-    model = checkpoint.load_model(folder / f"{family}.pt").eval().fuse(verbose=False)
+    model = checkpoint.load_model(awake / f"{family}.pt").eval().fuse(verbose=False)
     batches = [torch.from_numpy(batch) for batch in image_batches(images, 64)]
     with torch.no_grad():
         full = [responses(model, batch) for batch in batches]
@@ -76,8 +61,8 @@ def test_a_change_is_that_of_the_torch_model_with_one_layer_rounded(folder, imag
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_outputs_of_the_head_are_told_apart(folder, family):
-    wiring = Wiring(onnx.load(str(folder / f"{family}.onnx")).graph)
+def test_outputs_of_the_head_are_told_apart(awake, family):
+    wiring = Wiring(onnx.load(str(awake / f"{family}.onnx")).graph)
     found = head_outputs(wiring)
     kinds = list(found.values())
     assert kinds.count((kinds[0][0], "boxes")) == kinds.count((kinds[0][0], "scores")) == len(kinds) / 2 == 3
@@ -88,12 +73,12 @@ def test_outputs_of_the_head_are_told_apart(folder, family):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_rows_are_sorted_and_what_saves_nothing_comes_first(folder, images, family):
+def test_rows_are_sorted_and_what_saves_nothing_comes_first(awake, images, family):
     def ms_saved(layers):
         return dict.fromkeys(layers, 0.5) | {layers[3]: 0.0}
 
     rows = onnx_sensitivity(
-        folder / f"{family}.onnx", images=images, imgsz=64, target="tensorrt", compared=2, ms_saved=ms_saved
+        awake / f"{family}.onnx", images=images, imgsz=64, target="tensorrt", compared=2, ms_saved=ms_saved
     )
     assert np.isinf(rows[0].change_per_saving)
     assert all(row.change_per_saving == pytest.approx(row.output_change / 0.5) for row in rows[1:])
@@ -103,9 +88,9 @@ def test_rows_are_sorted_and_what_saves_nothing_comes_first(folder, images, fami
     assert max(row.output_change for row in rows) > 1e-4
 
 
-def test_files(folder, graphs, tmp_path):
+def test_files(awake, graphs, tmp_path):
     made = api.sensitivity(
-        folder / "yolov8n.pt",
+        awake / "yolov8n.pt",
         data=graphs / "data/data.yaml",
         kind="quantize",
         imgsz=64,

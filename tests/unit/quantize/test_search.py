@@ -1,0 +1,89 @@
+# Copyright (C) 2026 yolo_compress contributors. SPDX-License-Identifier: AGPL-3.0-or-later
+"""Ranges chosen by detections, against graphs in which each candidate is a constant."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+
+from tests.tiny import FAMILIES
+from yolo_compress.host.data import image_batches
+from yolo_compress.quantize import SCHEMES, choice, search
+from yolo_compress.quantize.answers import Asker, moved
+from yolo_compress.quantize.choice import choose_ranges
+from yolo_compress.quantize.graph import insert
+from yolo_compress.quantize.placement import Placement, Wiring, place
+from yolo_compress.quantize.ranges import RANGES
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("target", SCHEMES)
+def test_a_candidate_moves_detections_as_the_graph_that_holds_it(awake, images, family, target):
+    model = onnx.load(str(awake / f"{family}.onnx"))
+    scheme, wiring = SCHEMES[target], Wiring(model.graph)
+    placement = place(model.graph, scheme)
+    first = choose_ranges(model, placement, scheme, RANGES["mse"], images, imgsz=64)
+    batches = list(image_batches(images, 64, batch=1))
+    wanted = Asker(model, wiring, 64)(batches)
+    for group in placement.groups[1:20:6]:
+        reads = frozenset(r for r in placement.reads if wiring.nodes[r[0]].input[r[1]] in group.tensors)
+        alone = search._Alone(model, wiring, placement, group, 64)
+        for share in (1.0, 0.2):
+            quantizer = replace(first.quantizers[group], scale=np.float32(share * first.quantizers[group].scale))
+            graph = insert(model, Placement((), (group,), reads), {group: quantizer}, {}, int32_bias=False)
+            exact = moved(wanted, Asker(graph, wiring, 64)(batches))
+            assert exact > 0
+            assert alone.change(quantizer, batches, wanted) == pytest.approx(exact, rel=1e-5)
+
+
+def test_the_range_is_the_one_that_moves_detections_least(awake, images, monkeypatch):
+    model, scheme = onnx.load(str(awake / "yolov8n.onnx")), SCHEMES["tensorrt"]
+    placement = place(model.graph, scheme)
+    first = choose_ranges(model, placement, scheme, RANGES["mse"], images, imgsz=64)
+    wished = {group: 0.6 * float(quantizer.scale) for group, quantizer in first.quantizers.items()}
+    current = []
+    start = search._Alone.__init__
+
+    def begin(self, model, wiring, placement, group, imgsz):
+        current.append(group)
+        start(self, model, wiring, placement, group, imgsz)
+
+    monkeypatch.setattr(search._Alone, "__init__", begin)
+    # the nearer to the wish the better, alone and together
+    monkeypatch.setattr(
+        search._Alone, "change", lambda self, quantizer, *rest: abs(float(quantizer.scale) / wished[current[-1]] - 1)
+    )
+    together = iter([2.0, 1.0])
+    monkeypatch.setattr(search, "moved", lambda *given: next(together))
+    monkeypatch.setattr(search, "COVERED", 1.1)
+    found = choose_ranges(model, placement, scheme, RANGES["auto"], images, imgsz=64)
+    for group, quantizer in found.quantizers.items():
+        if group.fixed is None:  # what methods chose within 3 % of a share stands for it
+            assert float(quantizer.scale) == pytest.approx(wished[group], rel=0.04)
+            assert found.methods[group] != "mse"
+
+
+def test_what_is_not_better_together_is_not_taken(awake, images, monkeypatch):
+    model, scheme = onnx.load(str(awake / "yolov8n.onnx")), SCHEMES["tensorrt"]
+    placement = place(model.graph, scheme)
+    first = choose_ranges(model, placement, scheme, RANGES["mse"], images, imgsz=64)
+    # a range that loses nearly everything, said to be harmless where it is tried alone
+    monkeypatch.setattr(search, "SHARES", (1e-4,))
+    monkeypatch.setattr(search._Alone, "change", lambda self, quantizer, *rest: float(quantizer.scale))
+    found = choose_ranges(model, placement, scheme, RANGES["auto"], images, imgsz=64)
+    assert found.quantizers == first.quantizers
+
+
+def test_only_the_first_images_are_compared(awake, images, monkeypatch):
+    seen = []
+    monkeypatch.setattr(choice, "TRIAL_IMAGES", 2)
+    whole = search.image_batches
+    monkeypatch.setattr(
+        search, "image_batches", lambda paths, *rest, **more: seen.append(len(paths)) or whole(paths, *rest, **more)
+    )
+    model, scheme = onnx.load(str(awake / "yolov8n.onnx")), SCHEMES["tensorrt"]
+    choose_ranges(model, place(model.graph, scheme), scheme, RANGES["auto"], images, imgsz=64)
+    assert seen == [2]
