@@ -8,6 +8,7 @@ A block stands between `<!-- begin: NAME -->` and `<!-- end -->`, where NAME is
 * `training_free`: benchmarks/results/prune_training_free.json, a line per way to prune and a column per model;
 * `recovery`: benchmarks/results/prune_recovery.json, a line per way to prune, means over seeds;
 * `weights`: benchmarks/results/prune_weights.json, a line per mask;
+* `quantize`: benchmarks/results/quant_ptq.json, accuracy by target and way, a column per model;
 * `distill`: benchmarks/results/distill_recovery.json, a line per candidate and a column per seed;
 * `modes`: the help of the whole command;
 * `help MODE`: the help of a mode;
@@ -35,6 +36,7 @@ SPINE_RUN = ROOT / "benchmarks" / "results" / "spine_run.json"
 TRAINING_FREE = ROOT / "benchmarks" / "results" / "prune_training_free.json"
 RECOVERY = ROOT / "benchmarks" / "results" / "prune_recovery.json"
 WEIGHTS = ROOT / "benchmarks" / "results" / "prune_weights.json"
+QUANTIZE = ROOT / "benchmarks" / "results" / "quant_ptq.json"
 DISTILL = ROOT / "benchmarks" / "results" / "distill_recovery.json"
 COLUMNS = (
     "Candidate",
@@ -46,7 +48,7 @@ COLUMNS = (
     "Size (MB)",
     "Params (M)",
 )
-FILES = ("README.md", "docs/cli.md", "docs/distill.md", "docs/prune.md", "docs/recipes.md")
+FILES = ("README.md", "docs/cli.md", "docs/distill.md", "docs/prune.md", "docs/quantize.md", "docs/recipes.md")
 BLOCK = re.compile(r"(<!-- begin: (?P<name>[^>]+?) -->\n)(?P<body>.*?)(<!-- end -->)", re.DOTALL)
 PIPE = r"\|"
 
@@ -139,6 +141,20 @@ def distill_table(tree: dict[str, Any]) -> str:
     return f"{_markdown(lines)}\n\nBefore training {before:.2f}. {_circumstances(tree)}"
 
 
+def quantize_table(tree: dict[str, Any]) -> str:
+    """Return mAP50-95 without training by target and way, a column per model."""
+    rows = [row for row in tree["rows"] if "map50_95_points" in row]
+    models = list(dict.fromkeys(row["model"] for row in rows))
+    ways: dict[tuple[str, str], dict[str, float]] = {}
+    for row in rows:
+        target = "" if row["way"] == "float" else row["target"]
+        ways.setdefault((target, row["way"]), {})[row["model"]] = row["map50_95_points"]
+    lines = [["target", "way", *models], ["---", "---", *["---:"] * len(models)]]
+    for way in sorted(ways, key=lambda way: way[0]):
+        lines.append([*way, *(f"{ways[way][m]:.2f}" if m in ways[way] else "-" for m in models)])
+    return f"{_markdown(lines)}\n\n{_circumstances(tree)}"
+
+
 def weights_table(tree: dict[str, Any]) -> str:
     """Return accuracy, compressed size and times of masked models."""
     runtimes = list(dict.fromkeys(name for row in tree["rows"] for name in row.get("ratios", {})))
@@ -190,6 +206,7 @@ RENDERERS: dict[str, Callable[[str], str | None]] = {
     "training_free": lambda _: _from(TRAINING_FREE, training_free_table),
     "recovery": lambda _: _from(RECOVERY, recovery_table),
     "weights": lambda _: _from(WEIGHTS, weights_table),
+    "quantize": lambda _: _from(QUANTIZE, quantize_table),
     "distill": lambda _: _from(DISTILL, distill_table),
     "modes": _modes,
     "help": _help,
