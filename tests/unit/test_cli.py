@@ -132,6 +132,10 @@ def run(*args):
             "detect train --model=a.pt prune_flops=0.3 cos_lr",
             ("train", ("a.pt",), {"recipe": None, "prune_flops": 0.3, "cos_lr": True}),
         ),
+        (
+            "train model=a.pt qat=int8 quantize_target=tensorrt",
+            ("train", ("a.pt",), {"recipe": None, "qat": "int8", "quantize_target": "tensorrt"}),
+        ),
         ("prune=0.5 mode=train task=detect model=a.pt", ("train", ("a.pt",), {"recipe": None, "prune": 0.5})),
     ],
 )
@@ -238,12 +242,16 @@ def test_training_without_flags_keeps_a_pruned_model_and_the_rest_is_left_alone(
         ("run resume=runs/x imgsz=320", "resume= takes everything from the run that it continues; remove imgsz"),
         ("run resume", "'resume' has no value; write resume=..."),
         (
+            "train model=a.pt quantize_target=tensorrt prune=0.3",
+            "'quantize_target' says how a model is quantized, and this training does not; add qat=int8, or",
+        ),
+        (
             "train model=a.pt bench_rounds=9",
             "'bench_rounds' is for a stage that training does not have (bench); give it to `yolo-compress run`",
         ),
         (
             "train model=a.pt recipe=ptq-int8",
-            "recipe 'ptq-int8' has no prune, distill or train section, so training has no use for it",
+            "recipe 'ptq-int8' has no prune, distill, qat or train section, so training has no use for it",
         ),
         ("train model=a.pt recipe=edge-gpu", "recipe 'edge-gpu' is not known; did you mean edge-cpu?"),
         ("segment train model=a.pt prune=0.3", "'segment' is not a valid argument."),

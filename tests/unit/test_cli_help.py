@@ -44,7 +44,8 @@ def test_the_help_of_run_and_train_has_their_flags(capsys):
     assert all(f"\n  {name} " in out for name in recipe.flags())
     main(["train", "help"])
     out = capsys.readouterr().out
-    assert all((f"\n  {n} " in out) == (f.section in ("prune", "distill", "train")) for n, f in recipe.flags().items())
+    sections = ("prune", "distill", "qat", "train", "quantize")
+    assert all((f"\n  {n} " in out) == (f.section in sections) for n, f in recipe.flags().items())
 
 
 def test_list_prints_recipes_flags_and_a_schema(capsys):

@@ -9,7 +9,8 @@ from typing import Any
 from yolo_compress import recipe as recipes
 from yolo_compress.errors import UsageError
 
-TRAIN_SECTIONS = ("prune", "distill", "train")  # what one training run can do; the other sections need `run`
+TRAIN_SECTIONS = ("prune", "distill", "qat", "train")  # what one training run can do; the other sections need `run`
+FORM_SECTION = "quantize"  # says what a quantized model is like, and so belongs to training with qat
 NOT_SETTINGS = {"task", "mode", "resume", "cfg", "exist_ok", "save_dir"}  # of `yolo`, without meaning inside a run
 
 
@@ -41,23 +42,29 @@ def run_keys() -> dict[str, Any]:
 
 
 def train(*, model: str, **given: Any) -> None:
-    """Train with pruning and distillation; Ultralytics prints what comes of it.
+    """Train with pruning, distillation and quantizers; Ultralytics prints what comes of it.
 
     Raises:
         UsageError: A flag without meaning in training, or a task other than detection.
     """
     if given.pop("task", "detect") != "detect" or given.pop("mode", "train") != "train":
         raise UsageError("compression trains detectors only; remove task= and mode=, or train with: yolo train")
+    recipe = recipes.load(given.pop("recipe")) if "recipe" in given else None
+    quantized = "qat" in given or (recipe is not None and recipe.qat is not None)
     for name, flag in recipes.flags().items():
-        if name in given and flag.section not in TRAIN_SECTIONS:
+        if name in given and flag.section == FORM_SECTION and not quantized:
+            raise UsageError(
+                f"'{name}' says how a model is quantized, and this training does not; add qat=int8, or quantize "
+                "afterwards with: yolo-compress quantize"
+            )
+        if name in given and flag.section not in (*TRAIN_SECTIONS, FORM_SECTION):
             raise UsageError(
                 f"'{name}' is for a stage that training does not have ({flag.section}); "
                 "give it to `yolo-compress run`, which does all stages"
             )
-    recipe = recipes.load(given.pop("recipe")) if "recipe" in given else None
     if recipe is not None and not any(getattr(recipe, section) for section in TRAIN_SECTIONS):
         raise UsageError(
-            f"recipe '{recipe.name}' has no prune, distill or train section, so training has no use for it; "
+            f"recipe '{recipe.name}' has no prune, distill, qat or train section, so training has no use for it; "
             "do all of it with: yolo-compress run"
         )
     from yolo_compress import api  # imports torch

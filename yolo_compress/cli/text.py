@@ -9,7 +9,7 @@ from typing import Any
 
 from yolo_compress import recipe
 from yolo_compress.cli.arguments import Mode
-from yolo_compress.cli.flags import TRAIN_SECTIONS
+from yolo_compress.cli.flags import FORM_SECTION, TRAIN_SECTIONS
 from yolo_compress.cli.modes import MODES
 from yolo_compress.recipe import Flag
 
@@ -81,5 +81,5 @@ def _option_row(name: str, flag: Flag) -> tuple[str, str, str, str]:
 def _flags(mode: Mode) -> dict[str, Flag]:
     if mode.name not in ("train", "run"):
         return {}
-    sections = TRAIN_SECTIONS if mode.name == "train" else tuple(recipe.sections())
+    sections = (*TRAIN_SECTIONS, FORM_SECTION) if mode.name == "train" else tuple(recipe.sections())
     return {name: flag for name, flag in recipe.flags().items() if flag.section in sections}
