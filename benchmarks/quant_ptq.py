@@ -50,9 +50,11 @@ WAYS: dict[str, dict[str, Any]] = {
     "w4, bias, adaround": FOUR_BITS,
     "w4, bias, adaround, blocks of 32": {**FOUR_BITS, "weight_group": 32},
 }
-DEFAULT = "mse"  # of WAYS, what `quantize` does when nothing is said; the claims are about it
+DEFAULT = (
+    "mse"  # of WAYS, what `quantize` does when nothing is said; claims are about it, but for those with a way below
+)
 FOUR_BIT_WAY = "w4, bias, adaround, blocks of 32"  # named beforehand: the best of several would flatter itself
-SIGNED_WAY = "auto"  # of the symmetric form, whose steps are twice as coarse
+SIGNED_WAY = "auto"  # of the symmetric form, whose steps are twice as coarse; named beforehand as well
 EIGHT_BITS = tuple(way for way in WAYS if not way.startswith("w4"))
 NO_AMX = {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_VNNI"}
 TARGETS = {

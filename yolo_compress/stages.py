@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import shutil
-import types
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
@@ -14,10 +13,11 @@ from typing import Any
 from yolo_compress.artifacts import size_bytes
 from yolo_compress.bench import Candidate, run_bench
 from yolo_compress.bench.accuracy import detect, evaluate
+from yolo_compress.bench.cascade import fit_rule
 from yolo_compress.bench.run import evenly
 from yolo_compress.calibrate import choose, write_manifest
 from yolo_compress.engines import engine_for, get_engine
-from yolo_compress.engines.cascade import SUFFIX, fit_rule, write_cascade
+from yolo_compress.engines.cascade import SUFFIX, write_cascade
 from yolo_compress.errors import CompressError, UsageError
 from yolo_compress.host import checkpoint
 from yolo_compress.host.cpu import use_all_cores
@@ -36,7 +36,7 @@ NATIVE_EXPORTS: dict[str, tuple[str, int | None, str]] = {
     "native:onnx-fp32": ("onnx", None, "native_fp32.onnx"),
     "native:onnx-int8": ("onnx", 8, "native_int8.onnx"),
 }
-CASCADE_IMAGES = 256
+CASCADE_IMAGES = 256  # of the training set, that the rule of a cascade is fitted on
 LAST = Path("train") / "weights" / "last.pt"
 BEST = Path("train") / "weights" / "best.pt"
 
@@ -261,17 +261,19 @@ def quantize_checkpoint(source: Path, folder: Path, context: Context, section: Q
     if section.max_drop is not None:
         mixed = _mixed(floating, context, section, chosen.images, quantized)
         notes, kept = (*notes, mixed.note), mixed.keep
-    return _quantized(quantized(kept), floating, {"calibration": folder / "calibration.json"}, notes)
+    return _quantized(quantized(kept), floating, folder / "calibration.json", notes)
 
 
 def _quantized(
     result: QuantizeResult,
     floating: Path,
-    more: Mapping[str, Path] = types.MappingProxyType({}),
+    calibration: Path | None = None,
     notes: Sequence[str] = (),
 ) -> StageResult:
     tables = {"quantize": [asdict(row) for row in result.layers]}
-    outputs = {"float_onnx": floating, "qdq": result.path, **more}
+    outputs = {"float_onnx": floating, "qdq": result.path}
+    if calibration is not None:
+        outputs["calibration"] = calibration
     return StageResult(outputs, {"calibration_images": result.images}, (*result.notes, *notes), tables)
 
 

@@ -27,6 +27,7 @@ def test_name_exists(name):
         ("resume_training", ["self", "ckpt"]),
         ("save_model", ["self"]),
         ("final_eval", ["self"]),
+        ("_handle_nan_recovery", ["self", "epoch"]),
     ],
 )
 def test_overridden_methods_keep_their_parameters(method, parameters):

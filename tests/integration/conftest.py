@@ -3,6 +3,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 
@@ -23,3 +27,28 @@ def settings(tiny_data, tmp_path):
         "mosaic": 0.0,
         "seed": 3,
     }
+
+
+@pytest.fixture
+def killed(tmp_path):
+    """Return a function that trains in a process of its own, which SIGKILL ends once an epoch is saved."""
+
+    def train(student: Path, *, epoch: int, **given) -> Path:
+        """Return the weights folder of the run; the epoch is counted from 0."""
+        code = f"""
+import os, signal
+from yolo_compress import train
+from yolo_compress.host.trainer import CompressTrainer
+save = CompressTrainer.save_model
+def save_and_die(self):
+    save(self)
+    if self.epoch == {epoch}:
+        os.kill(os.getpid(), signal.SIGKILL)
+CompressTrainer.save_model = save_and_die
+train.train({str(student)!r}, name="cut", **{given!r})
+"""
+        died = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True)
+        assert died.returncode == -9, died.stderr.decode()[-2000:]
+        return tmp_path / "runs" / "cut" / "weights"
+
+    return train

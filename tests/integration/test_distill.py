@@ -144,7 +144,7 @@ def test_a_cache_gives_the_same_run_and_refuses_augmentation(make_checkpoint, se
         )
 
 
-def test_a_run_that_is_killed_goes_on_with_the_same_losses(make_checkpoint, settings, tmp_path):
+def test_a_run_that_is_killed_goes_on_with_the_same_losses(make_checkpoint, settings, tmp_path, killed):
     """SIGKILL after the first of three epochs, then resume: equal to the run that nothing interrupted."""
     student, teacher = make_checkpoint(), make_checkpoint(name="t.pt", seed=1, width=0.25)
     # a schedule seeds every epoch by its number, so that both runs see the same batches
@@ -152,21 +152,7 @@ def test_a_run_that_is_killed_goes_on_with_the_same_losses(make_checkpoint, sett
     flags = {"teacher": str(teacher), "distill": "cwd,crosskd,ld", "prune_flops": 0.3, "prune_images": 8}
     flags |= {"prune_schedule": "iterative", "prune_steps": 1, "prune_round_to": 2, "prune_importance": "l2"}
     training.train(student, name="whole", **flags, **settings)
-    code = f"""
-import os, signal
-from yolo_compress import train
-from yolo_compress.host.trainer import CompressTrainer
-save = CompressTrainer.save_model
-def save_and_die(self):
-    save(self)
-    if self.epoch == 2:
-        os.kill(os.getpid(), signal.SIGKILL)
-CompressTrainer.save_model = save_and_die
-train.train({str(student)!r}, name="cut", **{ {**flags, **settings}!r})
-"""
-    died = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True)
-    assert died.returncode == -9, died.stderr.decode()[-2000:]
-    weights = tmp_path / "runs" / "cut" / "weights"
+    weights = killed(student, epoch=2, **flags, **settings)
     assert (weights / STATE_FILE).is_file()
     training.train(weights / "last.pt", resume=True)
     whole, cut = (losses(tmp_path / "runs" / name) for name in ("whole", "cut"))

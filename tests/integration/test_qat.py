@@ -134,26 +134,12 @@ def test_scales_stay_once_they_are_frozen(make_checkpoint, settings, tmp_path):
         assert a.scale == pytest.approx(float(b.scale), rel=1e-5)
 
 
-def test_a_killed_run_goes_on_as_if_nothing_had_happened(make_checkpoint, settings, tmp_path):
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(make_checkpoint, settings, tmp_path, killed):
     student, teacher = make_checkpoint(), make_checkpoint(name="t.pt", seed=1)
     settings |= {"epochs": 3, "optimizer": "AdamW", "lr0": 0.001, "close_mosaic": 0}
     flags = {**QAT, "teacher": str(teacher), "distill": "cwd"}
     training.train(student, name="whole", **flags, **settings)
-    code = f"""
-import os, signal
-from yolo_compress import train
-from yolo_compress.host.trainer import CompressTrainer
-save = CompressTrainer.save_model
-def save_and_die(self):
-    save(self)
-    if self.epoch == 1:
-        os.kill(os.getpid(), signal.SIGKILL)
-CompressTrainer.save_model = save_and_die
-train.train({str(student)!r}, name="cut", **{ {**flags, **settings}!r})
-"""
-    died = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True)
-    assert died.returncode == -9, died.stderr.decode()[-2000:]
-    weights = tmp_path / "runs" / "cut" / "weights"
+    weights = killed(student, epoch=1, **flags, **settings)
     state = torch.load(weights / STATE_FILE, weights_only=True)["saved"][0]
     held = checkpoint.load_model(weights / "last.pt")
     assert not hasattr(held, CHILD)
@@ -166,6 +152,39 @@ train.train({str(student)!r}, name="cut", **{ {**flags, **settings}!r})
     one, other = (checkpoint.load_model(tmp_path / "runs" / name / "weights" / "last.pt") for name in ("whole", "cut"))
     for names, affine in Learned.read(one).activations.items():
         assert Learned.read(other).activations[names].scale == pytest.approx(float(affine.scale), rel=1e-4)
+
+
+def test_a_run_whose_scales_are_damaged_goes_back_to_what_was_saved(make_checkpoint, settings, tmp_path, monkeypatch):
+    """Ultralytics goes back to last.pt when a loss is not finite; that holds weights alone."""
+    from yolo_compress.host.trainer import CompressTrainer
+    from yolo_compress.host.ultralytics import unwrap_model
+
+    step, damaged, saved = CompressTrainer.optimizer_step, [], []
+
+    def optimizer_step(self):
+        step(self)
+        if self.epoch == 1 and not damaged:
+            damaged.append(self.epoch)
+            saved.append({name: value.clone() for name, value in self._saved_states()[0]["model"].items()})
+            for quantizer in getattr(unwrap_model(self.model), CHILD)["activations"]:
+                quantizer.log_scale.data.fill_(float("nan"))
+
+    loaded = []
+    load = CompressTrainer.load_exact_state
+
+    def load_exact_state(self, state):
+        load(self, state)
+        loaded.append({name: value.clone() for name, value in unwrap_model(self.model).state_dict().items()})
+
+    monkeypatch.setattr(CompressTrainer, "optimizer_step", optimizer_step)
+    monkeypatch.setattr(CompressTrainer, "load_exact_state", load_exact_state)
+    training.train(make_checkpoint(), name="run", **QAT, **{**settings, "epochs": 3})
+    assert damaged == [1]
+    assert len(loaded) == 1
+    assert all(torch.equal(value, saved[0][name]) for name, value in loaded[0].items())
+    assert len(losses(tmp_path / "runs" / "run")) == 3
+    learned = Learned.read(checkpoint.load_model(tmp_path / "runs" / "run" / "weights" / "last.pt"))
+    assert all(np.isfinite(affine.scale) for affine in learned.activations.values())
 
 
 def test_it_trains_together_with_pruning_and_a_teacher(make_checkpoint, settings, tmp_path):
@@ -191,6 +210,7 @@ def test_it_trains_together_with_pruning_and_a_teacher(make_checkpoint, settings
             {"prune_flops": 0.2, "prune_schedule": "iterative"},
             "qat and a pruning schedule would change",
         ),
+        ({"quantize_learned": False}, "qat learns scales and learned=False throws them away"),
         ({"qat": "int4"}, "qat='int4'"),
         ({"qat_freeze": 2}, "qat_freeze=2"),
     ],

@@ -12,6 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from yolo_compress.bench.accuracy import Detections, Truth
+from yolo_compress.host.detect import overlaps
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0, 1, 101)
@@ -37,7 +38,8 @@ def match(objects: np.ndarray, found: np.ndarray) -> np.ndarray:
     correct = np.zeros((len(found), len(IOU_THRESHOLDS)), bool)
     if not len(found) or not len(objects):
         return correct
-    overlap = _iou(objects[:, 1:], found[:, :4]) * (objects[:, :1] == found[:, 5])
+    corners = np.concatenate([objects[:, 1:3], objects[:, 1:3] + objects[:, 3:]], axis=1)
+    overlap = overlaps(corners, found[:, :4]) * (objects[:, :1] == found[:, 5])
     near = (overlap >= IOU_THRESHOLDS[0]).any(axis=0)
     taken = np.zeros((len(objects), len(IOU_THRESHOLDS)), bool)
     columns = np.arange(len(IOU_THRESHOLDS))
@@ -49,15 +51,6 @@ def match(objects: np.ndarray, found: np.ndarray) -> np.ndarray:
         correct[index] = free[best, columns] >= IOU_THRESHOLDS
         taken[best, columns] |= correct[index]
     return correct
-
-
-def _iou(objects: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """Return the overlap of objects (m, 4) x, y, width, height and boxes (n, 4) x1, y1, x2, y2, as (m, n)."""
-    low, high = objects[:, None, :2], objects[:, None, :2] + objects[:, None, 2:]
-    sides = (np.minimum(high, boxes[:, 2:]) - np.maximum(low, boxes[:, :2])).clip(0)
-    inside = sides.prod(axis=2)
-    areas = objects[:, None, 2:].prod(axis=2) + (boxes[:, 2:] - boxes[:, :2]).prod(axis=1) - inside
-    return inside / (areas + 1e-7)
 
 
 def _average_precision(correct: np.ndarray, objects: int) -> float:

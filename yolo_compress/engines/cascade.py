@@ -2,15 +2,12 @@
 """Two engines of one task as one: the cheap one answers, and images that it is unsure about go to the precise one.
 
 How unsure an answer is, its doubt, is read off the answer itself: `sum_i s_i (1 - s_i)` over its boxes, the variance of
-the number of right ones if scores were probabilities. What a doubt means is calibrated without labels: on other images,
-how many boxes the two engines disagree about, as a function of the doubt that can only rise (isotonic regression; as
-Zadrozny and Elkan 2002 calibrate scores).
+the number of right ones if scores were probabilities. `bench.cascade` finds out which doubt is too much.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,13 +16,14 @@ import numpy as np
 
 from yolo_compress.artifacts import EngineFile, atomic_write, sha256_path, size_bytes
 from yolo_compress.errors import DataError, EngineError, UsageError
+from yolo_compress.host.detect import overlaps
 
 if TYPE_CHECKING:
     from yolo_compress.engines.protocol import Session
 
 SUFFIX = ".cascade.json"
 SCHEMA_VERSION = 1
-FAINTEST, SHOWN = 0.05, 0.25  # scores from which a box counts for doubt, and from which `yolo predict` shows it
+FAINTEST = 0.05  # score from which a box counts for doubt
 MOST = 100  # boxes of an answer that are looked at
 OVERLAP = 0.5  # from which two boxes are the same one
 
@@ -49,52 +47,6 @@ class Rule:
     differing: tuple[float, ...]
     correlation: float
     images: int
-
-
-def fit_rule(
-    cheap: Callable[[np.ndarray], np.ndarray],
-    precise: Callable[[np.ndarray], np.ndarray],
-    inputs: Iterable[np.ndarray],
-    *,
-    share: float | None = None,
-    differing: float | None = None,
-) -> Rule:
-    """Fit when images go on, without labels.
-
-    Args:
-        cheap: Gives the raw answer of the cheap engine to an image (1, 3, H, W).
-        precise: Gives that of the other one.
-        inputs: Calibration images, none of which accuracy is measured on.
-        share: Share of such images that is to go on; give this or `differing`.
-        differing: Images go on where the engines are expected to disagree about more boxes than this.
-
-    Raises:
-        UsageError: None or both of the two are given, or one is out of range.
-        DataError: There are fewer than two images.
-    """
-    from scipy.optimize import isotonic_regression
-    from scipy.stats import spearmanr
-
-    if (share is None) == (differing is None):
-        raise UsageError("a cascade needs to know when images go on; give share=0.25 or differing=1, and one of them")
-    if share is not None and not 0 < share < 1:
-        raise UsageError(f"share={share} makes no cascade; give a number between 0 and 1, such as 0.25")
-    if differing is not None and not differing >= 0:
-        raise UsageError(f"differing={differing} is no number of boxes; give 0 or more")
-    pairs = [(_doubt(first), differences(first, precise(image))) for image in inputs for first in (cheap(image),)]
-    if len(pairs) < 2:
-        raise DataError(f"a cascade cannot be fitted to {len(pairs)} images; give training images, better 128 or more")
-    doubts, counts = (np.array(column, float) for column in zip(*sorted(pairs), strict=True))
-    curve = isotonic_regression(counts).x
-    if share is not None:
-        threshold = float(np.quantile(doubts, 1 - share))
-    else:
-        below = doubts[curve <= differing]
-        threshold = float(below[-1]) if len(below) else -1.0
-    varied = len(set(doubts)) > 1 and len(set(counts)) > 1
-    correlation = float(spearmanr(doubts, counts).statistic) if varied else 0.0
-    went = float((doubts > threshold).mean())
-    return Rule(threshold, went, tuple(doubts.tolist()), tuple(curve.tolist()), correlation, len(pairs))
 
 
 def write_cascade(path: Path, cheap: Path, precise: Path, rule: Rule, *, imgsz: int) -> EngineFile:
@@ -164,7 +116,7 @@ class CascadeSession:
         """Return the answer of the cheap engine, or of the precise one where that one has doubts."""
         found = self.cheap.infer(images)
         self.answered += len(images)
-        doubtful = [index for index in range(len(images)) if _doubt(found[index : index + 1]) > self.threshold]
+        doubtful = [index for index in range(len(images)) if doubt(found[index : index + 1]) > self.threshold]
         if doubtful:
             self.passed_on += len(doubtful)
             found = np.array(found)  # a runtime may hand out memory of its own
@@ -216,30 +168,8 @@ def boxes(raw: np.ndarray) -> np.ndarray:
     return np.column_stack([corners, scores[kept], classes])[alive]
 
 
-def overlaps(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Return the intersection over union of corner boxes (n, 4) and (m, 4) as (n, m)."""
-    low, high = np.maximum(a[:, None, :2], b[:, :2]), np.minimum(a[:, None, 2:4], b[:, 2:4])
-    inner = (high - low).clip(0).prod(2)
-    areas = [(c[:, 2:4] - c[:, :2]).clip(0).prod(1) for c in (a, b)]
-    return inner / np.maximum(areas[0][:, None] + areas[1] - inner, 1e-9)
-
-
-def differences(first: np.ndarray, second: np.ndarray) -> int:
-    """Return how many boxes that are shown, of two raw answers to one image, have no partner of their class there."""
-    one, other = (found[found[:, 4] >= SHOWN] for found in (boxes(first), boxes(second)))
-    if not len(one) or not len(other):
-        return len(one) + len(other)
-    fit = overlaps(one, other) * (one[:, None, 5] == other[:, 5])
-    partners = 0
-    for index in range(len(one)):  # the surest first
-        best = int(fit[index].argmax())
-        if fit[index, best] > OVERLAP:
-            partners += 1
-            fit[:, best] = 0
-    return len(one) + len(other) - 2 * partners
-
-
-def _doubt(raw: np.ndarray) -> float:
+def doubt(raw: np.ndarray) -> float:
+    """Return how unsure a raw answer to one image is: the sum of `s (1 - s)` over its boxes."""
     scores = boxes(raw)[:, 4].astype(float)
     return float((scores * (1 - scores)).sum())
 

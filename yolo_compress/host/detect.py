@@ -55,6 +55,14 @@ def to_original(
     return mapped
 
 
+def overlaps(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return the intersection over union of boxes (n, 4) and (m, 4), as x1, y1, x2, y2, as (n, m)."""
+    low, high = np.maximum(a[:, None, :2], b[:, :2]), np.minimum(a[:, None, 2:4], b[:, 2:4])
+    inside = (high - low).clip(0).prod(axis=2)
+    areas = [(box[:, 2:4] - box[:, :2]).prod(axis=1) for box in (a, b)]
+    return inside / (areas[0][:, None] + areas[1] - inside + 1e-7)
+
+
 def detection_loss(model: DetectionModel, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     """Return the training loss of a model on a labelled batch, as a scalar that gradients flow through.
 

@@ -153,7 +153,7 @@ class CompressTrainer(DetectionTrainer):
         if extra := self._extra_parameters():
             for group in optimizer.param_groups:  # those that the model holds came with the weights
                 group["params"] = [p for p in group["params"] if not any(p is ours for ours in extra)]
-            settings = {"lr": optimizer.param_groups[0]["lr"], "weight_decay": 0.0, "param_group": "projector"}
+            settings = {"lr": optimizer.param_groups[0]["lr"], "weight_decay": 0.0, "param_group": "attached"}
             if "use_muon" in optimizer.param_groups[-1]:
                 settings["use_muon"] = False
             optimizer.add_param_group({"params": extra, **settings})
@@ -254,14 +254,12 @@ class CompressTrainer(DetectionTrainer):
             return
         self._install_criterion()  # the parent puts a fresh criterion in place for end-to-end heads
         if self._attachments:
-            file = self.wdir / STATE_FILE
-            saved = torch.load(file, map_location=self.device, weights_only=True)["saved"] if file.is_file() else []
             wanted = self._mark(int(ckpt["epoch"]))
-            found = [state for state in saved if state["saved"] == wanted]
+            found = [state for state in self._saved_states() if state["saved"] == wanted]
             if not found:
                 raise DataError(
-                    f"'{file}' holds nothing that belongs to this last.pt, so the run cannot go on as it was; copy "
-                    "both files from the same run, or begin a new run from last.pt without resume"
+                    f"'{self.wdir / STATE_FILE}' holds nothing that belongs to this last.pt, so the run cannot go on "
+                    "as it was; copy both files from the same run, or begin a new run from last.pt without resume"
                 )
             self.load_exact_state(found[0])
             self._drop_rows_behind()
@@ -318,9 +316,14 @@ class CompressTrainer(DetectionTrainer):
     def _handle_nan_recovery(self, epoch: int) -> bool:
         """Go back to last.pt as the parent does, and with what the attachments were then."""
         recovered = super()._handle_nan_recovery(epoch)
-        if recovered and self._last_saved:
-            self.load_exact_state(self._last_saved[0])
+        if recovered and self._attachments:  # from the file, which every process of a run finds
+            self.load_exact_state(self._saved_states()[0])
         return recovered
+
+    def _saved_states(self) -> list[dict[str, Any]]:
+        """Return what is saved beside last.pt, the newest first; nothing where there is no such file."""
+        file = self.wdir / STATE_FILE
+        return torch.load(file, map_location=self.device, weights_only=True)["saved"] if file.is_file() else []
 
     def _mark(self, epoch: int) -> list[int]:
         """Return what tells a saved state from the others of a run: the model may change shape between two epochs."""

@@ -19,12 +19,13 @@ from yolo_compress.host.export import export_onnx
 from yolo_compress.host.trainer import CompressTrainer, Narrowing
 from yolo_compress.host.ultralytics import LOGGER, RANK, unwrap_model
 from yolo_compress.quantize.choice import choose_ranges
-from yolo_compress.quantize.emulation import CHILD, Start, aside, current, install, sites
+from yolo_compress.quantize.emulation import CHILD, Quantizers, aside, current, install
 from yolo_compress.quantize.graph import nearest_parameters
 from yolo_compress.quantize.learned import FACT, Learned
 from yolo_compress.quantize.placement import Wiring, place
 from yolo_compress.quantize.ranges import RANGES
 from yolo_compress.quantize.scheme import SCHEMES
+from yolo_compress.quantize.sites import sites
 from yolo_compress.quantize.source import read_float
 from yolo_compress.quantize.weights import WeightForm
 from yolo_compress.recipe import QatSection, QuantizeSection
@@ -43,7 +44,7 @@ class QuantizationAware:
     def __init__(self, section: QatSection, form: QuantizeSection) -> None:
         """Take how to train, and what form the quantized model has."""
         self.section, self.form = section, form
-        self.start: Start | None = None
+        self.start: Quantizers | None = None
         self._groups: tuple[tuple[str, ...], ...] = ()  # tensors of each group, by their names in the graph
         self._trainer: CompressTrainer | None = None
 
@@ -59,7 +60,7 @@ class QuantizationAware:
         if saved is None:
             self.start, self._groups = self._begin(trainer)
         else:
-            self.start, self._groups = Start.read(saved["start"]), tuple(tuple(names) for names in saved["groups"])
+            self.start, self._groups = Quantizers.read(saved["start"]), tuple(tuple(names) for names in saved["groups"])
         install(trainer.model, self.start)
         trainer.add_callback("on_train_epoch_start", CompressTrainer.restart_epoch)  # so that it resumes exactly
         trainer.add_callback("on_train_end", self._tell)
@@ -103,7 +104,7 @@ class QuantizationAware:
             set_facts(model, {**facts(model), FACT: learned.plain()})
             yield
 
-    def _begin(self, trainer: CompressTrainer) -> tuple[Start, tuple[tuple[str, ...], ...]]:
+    def _begin(self, trainer: CompressTrainer) -> tuple[Quantizers, tuple[tuple[str, ...], ...]]:
         form = self.form
         scheme, stride = SCHEMES[form.target], max(int(trainer.model.stride.max()), 32)
         imgsz = math.ceil(trainer.args.imgsz / stride) * stride  # the trainer rounds it the same way, but later
@@ -122,7 +123,7 @@ class QuantizationAware:
             for layer in placement.layers
             if (known := parameters[layer.node].weight) is not None
         }
-        start = Start(found, [chosen.quantizers[group] for group in placement.groups], scales, weights)
+        start = Quantizers(found, [chosen.quantizers[group] for group in placement.groups], scales, weights)
         if RANK in {-1, 0}:
             LOGGER.info(
                 f"Training quantized for {form.target}: {len(scales)} of {len(placement.layers)} convolutions, "

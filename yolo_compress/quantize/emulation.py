@@ -9,7 +9,6 @@ optimizers, averages and DDP find them; modules and their parameters stay what t
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -21,102 +20,18 @@ from torch import nn
 from torch.nn import functional
 
 from yolo_compress.errors import UnsupportedModel
-from yolo_compress.host.ultralytics import SPPF, Bottleneck, Conv, PSABlock
+from yolo_compress.host.ultralytics import SPPF, Bottleneck, Conv, DWConv, PSABlock
 from yolo_compress.quantize.affine import Affine
 from yolo_compress.quantize.fake import ActivationQuantizer, WeightQuantizer
-from yolo_compress.quantize.placement import Placement, Wiring
-from yolo_compress.quantize.scheme import PASSING
+from yolo_compress.quantize.sites import Site
 from yolo_compress.quantize.weights import WeightForm
 
 CHILD = "quantizers"
 
 
 @dataclass(frozen=True)
-class Site:
-    """What is quantized around one convolution, by the number of the group; None where the graph has nothing.
-
-    Attributes:
-        source: What enters the convolution.
-        output: What leaves it, before its activation.
-        branch: What its output is added to a skip connection as.
-        skip: The skip connection that its output is added to.
-    """
-
-    source: int | None = None
-    output: int | None = None
-    branch: int | None = None
-    skip: int | None = None
-
-
-def sites(wiring: Wiring, placement: Placement) -> dict[str, Site]:
-    """Return the convolutions with something quantized around them by module name, groups numbered as in the placement.
-
-    Convolutions in float are among them where they read what was quantized for others.
-    """
-    codes = _Codes(wiring, placement)
-    residuals = _residuals(wiring, placement, codes)
-    found = {}
-    for layer in placement.layers:
-        output = wiring.nodes[layer.node].output[0]
-        behind = codes.group_of[output] if output in codes.read else None
-        site = Site(codes.at(layer.node, 0), behind, *residuals.get(layer.name, (None, None)))
-        if site != Site():
-            found[layer.name] = site
-    return found
-
-
-class _Codes:
-    """Which inputs of a graph's operations bring what codes stand for, and under which group's scale."""
-
-    def __init__(self, wiring: Wiring, placement: Placement) -> None:
-        self.wiring, self.placement = wiring, placement
-        self.group_of = {name: index for index, group in enumerate(placement.groups) for name in group.tensors}
-        self.read = {wiring.nodes[index].input[position] for index, position in placement.reads}
-
-    def at(self, index: int, position: int) -> int | None:
-        """Return the group of an input, which operations may have passed on; None where it is float."""
-        name = self.wiring.nodes[index].input[position]
-        if (index, position) in self.placement.reads:
-            return self.group_of[name]
-        maker = self.wiring.makers.get(name)
-        if maker is None or self.wiring.nodes[maker].op_type not in PASSING:
-            return None
-        found = {self.at(maker, before) for before, _ in self.wiring.data_inputs(maker)}
-        return found.pop() if len(found) == 1 else None
-
-
-def _residuals(wiring: Wiring, placement: Placement, codes: _Codes) -> dict[str, tuple[int | None, int | None]]:
-    """Return, by the convolution whose output is added, the groups of that output and of the skip, where they are."""
-    names = {layer.node: layer.name for layer in placement.layers}
-    found = {}
-    for index, node in enumerate(wiring.nodes):
-        if node.op_type != "Add":
-            continue
-        groups = {
-            position: codes.at(index, position)
-            for position, name in wiring.data_inputs(index)
-            if wiring.nodes[wiring.makers.get(name, index)].op_type != "Conv"  # its own site has that
-        }
-        if all(group is None for group in groups.values()):
-            continue
-        # of two inputs, the branch is the one that is made later
-        order = sorted(wiring.data_inputs(index), key=lambda entry: wiring.makers.get(entry[1], -1))
-        (skip, _), (branch, made) = order
-        found[names[_convolution_before(wiring, made)]] = (groups.get(branch), groups.get(skip))
-    return found
-
-
-def _convolution_before(wiring: Wiring, tensor: str) -> int:
-    """Return the convolution that makes a tensor, through its activation."""
-    index = wiring.makers[tensor]
-    while wiring.nodes[index].op_type != "Conv":
-        index = next(wiring.makers[name] for _, name in wiring.data_inputs(index) if name in wiring.makers)
-    return index
-
-
-@dataclass(frozen=True)
-class Start:
-    """What quantization of a model begins with, and what it has come to.
+class Quantizers:
+    """The quantizers of a model: where they stand and what they hold, at the beginning or later.
 
     Attributes:
         sites: Convolutions with something quantized around them, by module name.
@@ -140,9 +55,9 @@ class Start:
         }
 
     @staticmethod
-    def read(plain: Mapping[str, Any]) -> Start:
+    def read(plain: Mapping[str, Any]) -> Quantizers:
         """Take it up from built-in types."""
-        return Start(
+        return Quantizers(
             {name: Site(**site) for name, site in plain["sites"].items()},
             [Affine(np.float32(scale), zero, signed) for scale, zero, signed in plain["activations"]],
             {name: np.asarray(scales, np.float32) for name, scales in plain["weights"].items()},
@@ -150,17 +65,17 @@ class Start:
         )
 
 
-def install(model: nn.Module, start: Start) -> None:
+def install(model: nn.Module, quantizers: Quantizers) -> None:
     """Make a model compute with quantizers, in place.
 
     Raises:
         UnsupportedModel: A module that has to be quantized is not where Ultralytics has it.
     """
-    activations = nn.ModuleList(ActivationQuantizer(affine) for affine in start.activations)
-    weights = nn.ModuleList(WeightQuantizer(scales, start.form) for scales in start.weights.values())
+    activations = nn.ModuleList(ActivationQuantizer(affine) for affine in quantizers.activations)
+    weights = nn.ModuleList(WeightQuantizer(scales, quantizers.form) for scales in quantizers.weights.values())
     device = next(model.parameters()).device
     model.add_module(CHILD, nn.ModuleDict({"activations": activations, "weights": weights}).to(device))
-    _bind(model, start)
+    _bind(model, quantizers)
 
 
 def remove(model: nn.Module) -> None:
@@ -173,35 +88,26 @@ def remove(model: nn.Module) -> None:
 
 
 @contextmanager
-def aside(model: nn.Module, start: Start) -> Iterator[None]:
-    """Take quantizers, which were begun with `start`, out of a model for a while; the same ones come back."""
+def aside(model: nn.Module, quantizers: Quantizers) -> Iterator[None]:
+    """Take the quantizers that began as these out of a model for a while; the same ones come back."""
     child = getattr(model, CHILD)
     remove(model)
     try:
         yield
     finally:
         model.add_module(CHILD, child)
-        _bind(model, start)
+        _bind(model, quantizers)
 
 
-def current(model: nn.Module, start: Start) -> Start:
-    """Return what the quantizers of a model, which were begun with `start`, have come to."""
+def current(model: nn.Module, quantizers: Quantizers) -> Quantizers:
+    """Return what the quantizers of a model, which were begun with these, have come to."""
     child = getattr(model, CHILD)
     with torch.no_grad():
         scales = {
             name: quantizer.scales(folded(model.get_submodule(name))[0])
-            for name, quantizer in zip(start.weights, child["weights"], strict=True)
+            for name, quantizer in zip(quantizers.weights, child["weights"], strict=True)
         }
-    return replace(start, activations=[quantizer.affine() for quantizer in child["activations"]], weights=scales)
-
-
-def digest(model: nn.Module) -> str:
-    """Return a hash of a model's weights in half precision, as checkpoints hold them."""
-    found = hashlib.sha256()
-    for name, value in model.state_dict().items():
-        if value.is_floating_point():
-            found.update(name.encode() + value.detach().cpu().half().contiguous().numpy().tobytes())
-    return found.hexdigest()
+    return replace(quantizers, activations=[quantizer.affine() for quantizer in child["activations"]], weights=scales)
 
 
 def folded(block: Conv) -> tuple[torch.Tensor, torch.Tensor]:
@@ -269,6 +175,7 @@ def _pooled(block: SPPF, x: torch.Tensor) -> torch.Tensor:
     return block.cv2(torch.cat(levels, 1))
 
 
+FOLDED = (Conv, DWConv)  # by exact type: a subclass may compute something else
 # by block, its branches by their last convolution
 RESIDUALS = {
     Bottleneck: {"cv2": lambda block, x: block.cv2(block.cv1(x))},
@@ -277,25 +184,27 @@ RESIDUALS = {
 }
 
 
-def _bind(model: nn.Module, start: Start) -> None:
+def _bind(model: nn.Module, quantizers: Quantizers) -> None:
     """Give modules the forwards that use the model's quantizers."""
     child, modules = getattr(model, CHILD), dict(model.named_modules())
-    weights = dict(zip(start.weights, child["weights"], strict=True))
+    weights = dict(zip(quantizers.weights, child["weights"], strict=True))
 
     def quantizer(index: int | None) -> ActivationQuantizer | None:
         return None if index is None else child["activations"][index]
 
-    for name, module in modules.items():
-        if isinstance(module, Conv):  # those in float as well: BatchNorm computes with the same statistics everywhere
-            site = start.sites.get(name, Site())
-            module.forward = _Folded(module, quantizer(site.source), weights.get(name), quantizer(site.output))
-    if strange := [name for name in start.weights if not isinstance(modules.get(name), Conv)]:
-        raise UnsupportedModel(f"'{strange[0]}' is no Conv block of Ultralytics; train this model without qat")
-    added = {name for name, site in start.sites.items() if (site.branch, site.skip) != (None, None)}
+    blocks = {name: module for name, module in modules.items() if type(module) in FOLDED}
+    loose = {name for name, module in modules.items() if isinstance(module, nn.BatchNorm2d)}
+    loose -= {f"{name}.bn" for name in blocks}
+    if strange := sorted(loose | {name for name in quantizers.weights if name not in blocks}):
+        raise UnsupportedModel(f"'{strange[0]}' is in no Conv block of Ultralytics; train this model without qat")
+    for name, block in blocks.items():  # those in float as well: BatchNorm has the same statistics everywhere
+        site = quantizers.sites.get(name, Site())
+        block.forward = _Folded(block, quantizer(site.source), weights.get(name), quantizer(site.output))
+    added = {name for name, site in quantizers.sites.items() if (site.branch, site.skip) != (None, None)}
     for name, module in modules.items():
         if type(module) in RESIDUALS and getattr(module, "add", False):
             ends = [f"{name}.{last}" for last in RESIDUALS[type(module)]]
-            around = [start.sites.get(end, Site()) for end in ends]
+            around = [quantizers.sites.get(end, Site()) for end in ends]
             additions = [_Addition(quantizer(site.branch), quantizer(site.skip)) for site in around]
             module.forward = _Residual(module, additions)
             added.difference_update(ends)

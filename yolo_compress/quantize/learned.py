@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch import nn
 from yolo_compress.errors import UnsupportedModel, UsageError
 from yolo_compress.host.checkpoint import facts
 from yolo_compress.quantize.affine import Affine
-from yolo_compress.quantize.emulation import Start, digest
+from yolo_compress.quantize.emulation import Quantizers
 from yolo_compress.quantize.graph import Parameters, float_parameters
 from yolo_compress.quantize.placement import Group, Placement, Wiring, place
 from yolo_compress.quantize.result import Choices, QuantizeResult, write_result
@@ -50,7 +51,7 @@ class Learned:
     digest: str
 
     @staticmethod
-    def of(model: nn.Module, now: Start, groups: Sequence[tuple[str, ...]], options: QuantizeSection) -> Learned:
+    def of(model: nn.Module, now: Quantizers, groups: Sequence[tuple[str, ...]], options: QuantizeSection) -> Learned:
         """Take down what the quantizers of a model, which is without them now, have come to."""
         activations = dict(zip(groups, now.activations, strict=True))
         return Learned(options, activations, now.weights, now.form, digest(model))
@@ -58,7 +59,7 @@ class Learned:
     def plain(self) -> dict[str, Any]:
         """Return it as built-in types."""
         return {
-            **Start({}, list(self.activations.values()), self.weights, self.form).plain(),
+            **Quantizers({}, list(self.activations.values()), self.weights, self.form).plain(),
             "groups": [list(names) for names in self.activations],
             "options": self.options.model_dump(mode="json"),
             "digest": self.digest,
@@ -70,7 +71,7 @@ class Learned:
         plain = facts(model).get(FACT)
         if not plain:
             return None
-        start = Start.read(plain)
+        start = Quantizers.read(plain)
         activations = dict(zip((tuple(names) for names in plain["groups"]), start.activations, strict=True))
         options = QuantizeSection.model_validate(plain["options"])
         return Learned(options, activations, start.weights, start.form, plain["digest"])
@@ -115,6 +116,15 @@ class Learned:
             codes = None if layer.why else with_scales(weight, self.weights[layer.name], self.form)
             found[layer.node] = Parameters(codes, bias)
         return found
+
+
+def digest(model: nn.Module) -> str:
+    """Return a hash of a model's weights in half precision, as checkpoints hold them."""
+    found = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        if value.is_floating_point():
+            found.update(name.encode() + value.detach().cpu().half().contiguous().numpy().tobytes())
+    return found.hexdigest()
 
 
 def quantize_learned(source: Path, out: Path, learned: Learned) -> QuantizeResult:

@@ -22,7 +22,7 @@ Function = Callable[[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class RangeMethod:
-    """An entry of RANGES: how a range is picked from what was seen; None where others are tried out on layers."""
+    """An entry of RANGES: how a range is picked from what was seen; None where detections decide."""
 
     name: str
     description: str

@@ -60,16 +60,16 @@ def search(
     start = {group: next(iter(found)) if len(found) == 1 else first for group, found in tried.items()}
     chosen = {group: (tried[group][name], name) for group, name in start.items()}
     doubted = [group for group, found in tried.items() if len(found) > 1]
-    changes = {
-        group: _Alone(model, wiring, placement, group, imgsz).change(tried[group][first], batches, wanted)
-        for group in doubted
-    }
+    changes = {}
+    for group in doubted:
+        quantizer = tried[group][first]
+        changes[group] = _Alone(model, wiring, placement, group, quantizer, imgsz).change(quantizer, batches, wanted)
     left = total = sum(changes.values())
     for number, group in enumerate(sorted(doubted, key=changes.__getitem__, reverse=True), 1):
         if left <= (1 - COVERED) * total:
             break
         left -= changes[group]
-        alone, best = _Alone(model, wiring, placement, group, imgsz), changes[group]
+        alone, best = _Alone(model, wiring, placement, group, tried[group][first], imgsz), changes[group]
         for name, quantizer in _others(tried[group], first, form):
             found = alone.change(quantizer, batches, wanted)
             if found < best:
@@ -114,30 +114,25 @@ def _scaled(quantizer: Affine, share: float, form: Form) -> Affine:
 class _Alone:
     """The float model with one group of tensors quantized, whose scale and zero point are inputs."""
 
-    def __init__(self, model: onnx.ModelProto, wiring: Wiring, placement: Placement, group: Group, imgsz: int) -> None:
+    def __init__(
+        self, model: onnx.ModelProto, wiring: Wiring, placement: Placement, group: Group, like: Affine, imgsz: int
+    ) -> None:
+        """Prepare for quantizers whose codes are of the type of `like`."""
         onnx = require("onnx", extra="onnx", purpose="quantization")
+        kinds = onnx.TensorProto
         reads = {read for read in placement.reads if wiring.nodes[read[0]].input[read[1]] in group.tensors}
-        any_ = Affine(np.float32(1), 0, signed=False)
-        made = insert(model, Placement((), (group,), frozenset(reads)), {group: any_}, {}, int32_bias=False)
+        made = insert(model, Placement((), (group,), frozenset(reads)), {group: like}, {}, int32_bias=False)
         self.names = [Names.of(tensor) for tensor in sorted({wiring.nodes[i].input[j] for i, j in reads})]
-        self.model, self.wiring, self.imgsz, self.onnx = made, wiring, imgsz, onnx
-        self.asker: Asker | None = None
+        free = {names.scale: kinds.FLOAT for names in self.names}
+        free |= {names.zero_point: kinds.INT8 if like.signed else kinds.UINT8 for names in self.names}
+        constants = [value for value in made.graph.initializer if value.name not in free]
+        del made.graph.initializer[:]
+        made.graph.initializer.extend(constants)
+        made.graph.input.extend(onnx.helper.make_tensor_value_info(name, kind, ()) for name, kind in free.items())
+        self.asker = Asker(made, wiring, imgsz)
 
     def change(self, quantizer: Affine, batches: Sequence[np.ndarray], wanted: Answers) -> float:
-        """Return how far detections move with a quantizer; all that are tried have one type of code."""
-        if self.asker is None:
-            self.asker = Asker(self._free(quantizer), self.wiring, self.imgsz)
+        """Return how far detections move with a quantizer."""
         feeds = {names.scale: np.array(quantizer.scale, np.float32) for names in self.names}
         feeds |= {names.zero_point: np.array(quantizer.zero_point, quantizer.dtype) for names in self.names}
         return moved(wanted, self.asker(batches, feeds))
-
-    def _free(self, quantizer: Affine) -> onnx.ModelProto:
-        """Turn scale and zero point from constants into inputs."""
-        kinds = self.onnx.TensorProto
-        code, graph = kinds.INT8 if quantizer.signed else kinds.UINT8, self.model.graph
-        free = {names.scale: kinds.FLOAT for names in self.names} | {names.zero_point: code for names in self.names}
-        constants = [value for value in graph.initializer if value.name not in free]
-        del graph.initializer[:]
-        graph.initializer.extend(constants)
-        graph.input.extend(self.onnx.helper.make_tensor_value_info(name, kind, ()) for name, kind in free.items())
-        return self.model

@@ -121,6 +121,8 @@ class Recipe(Section):
                 raise ValueError(
                     f"{idle[0]} repairs what quantization without training costs, and qat trains; leave one of them out"
                 )
+            if not self.quantize.learned:
+                raise ValueError("qat learns scales and learned=False throws them away; leave one of them out")
         if scheduled and self.qat is not None:
             raise ValueError(
                 "qat and a pruning schedule would change the same layers in one run; "

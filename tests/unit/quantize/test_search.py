@@ -31,7 +31,7 @@ def test_a_candidate_moves_detections_as_the_graph_that_holds_it(awake, images, 
     seen = []
     for group in (*placement.groups[1:3], placement.groups[-1]):  # fresh weights in between pass on next to nothing
         reads = frozenset(r for r in placement.reads if wiring.nodes[r[0]].input[r[1]] in group.tensors)
-        alone = search._Alone(model, wiring, placement, group, 64)
+        alone = search._Alone(model, wiring, placement, group, first.quantizers[group], 64)
         for share in (1.0, 0.05):
             quantizer = replace(first.quantizers[group], scale=np.float32(share * first.quantizers[group].scale))
             graph = insert(model, Placement((), (group,), reads), {group: quantizer}, {}, int32_bias=False)
@@ -49,9 +49,9 @@ def test_the_range_is_the_one_that_moves_detections_least(awake, images, monkeyp
     current = []
     start = search._Alone.__init__
 
-    def begin(self, model, wiring, placement, group, imgsz):
+    def begin(self, model, wiring, placement, group, like, imgsz):
         current.append(group)
-        start(self, model, wiring, placement, group, imgsz)
+        start(self, model, wiring, placement, group, like, imgsz)
 
     monkeypatch.setattr(search._Alone, "__init__", begin)
     # the nearer to the wish the better, alone and together
