@@ -98,9 +98,10 @@ def _settings() -> list[dict[str, Any]]:
 
 
 def _pairs() -> list[dict[str, Any]]:
-    """Return what is timed against the native INT8 export, with the CPU's matrix unit, where it has one, and without."""
+    """Return what is timed against the native INT8 export, with the matrix unit where there is one, and without."""
     found = [("yolov8n", "openvino"), ("yolov8s", "openvino"), ("yolov8n", "onnxruntime")]
-    units = (True, False) if "amx_int8" in describe_machine()["cpu_flags"] else (False,)
+    has_amx = "amx_int8" in describe_machine()["cpu_flags"]
+    units = (True, False) if has_amx else (False,)
     return [
         {"model": model, "target": target, "amx": amx, "way": "latency"} for amx in units for model, target in found
     ]
@@ -255,7 +256,7 @@ def _claims(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _slowest(ratios: dict[tuple[str, str, bool], float], target: str, models: tuple[str, ...]) -> float:
-    """Return the worst ratio of a target; each of the models has to be measured, with each unit that one of them was."""
+    """Return the worst ratio of a target; each of the models counts, with and without the matrix unit."""
     units = {amx for _, where, amx in ratios if where == target}
     return max([ratios[model, target, amx] for model in models for amx in units or {False}])
 
