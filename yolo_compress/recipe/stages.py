@@ -77,7 +77,18 @@ class QatSection(Section):
     """Quantization-aware training, in the form that the quantize section describes."""
 
     precision: Literal["int8"] = option("int8", "Precision of activations; weights have weight_bits.", flag="qat")
-    freeze: float = option(1.0, "Share of the run after which scales stay as they are.", flag="qat_freeze", ge=0, le=1)
+    freeze: float = option(
+        1.0,
+        "Share of the run after which scales and BatchNorm statistics stay as they are.",
+        flag="qat_freeze",
+        ge=0,
+        le=1,
+    )
+    batchnorm: Literal["batch", "frozen"] = option(
+        "batch",
+        "What BatchNorm normalizes by in training: the batch, as in float training, or the statistics it came with.",
+        flag="qat_batchnorm",
+    )
 
 
 class BuildSection(Section):
