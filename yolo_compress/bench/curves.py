@@ -27,30 +27,36 @@ class Curves:
     Attributes:
         image: Image of every detection (n,) up to the last one of its class that is right.
         counted: Whether it is right or wrong, not ignored, as (thresholds, n); (1, n) if that is one for all.
-        line: Row of `counted` (k,).
-        place: Detection (k,).
-        start: First detection of its class (k,).
+        place: Detection (k,), counted through the rows of `counted`, each of which is one longer.
+        start: First detection of its class, likewise (k,).
+        cls: Its class (k,).
+        seen: Its image (k,).
         curve: threshold * classes + class (k,).
-        number: Which of the curves that have a place (k,).
+        number: Which of the curves that have a place, as float64 (k,).
         first: The first place of each of those.
+        length: The number of places of each of those.
+        thresholds: Number of IoU thresholds.
         objects: Number of objects, (classes, images).
     """
 
     image: np.ndarray
     counted: np.ndarray
-    line: np.ndarray
     place: np.ndarray
     start: np.ndarray
+    cls: np.ndarray
+    seen: np.ndarray
     curve: np.ndarray
     number: np.ndarray
     first: np.ndarray
+    length: np.ndarray
+    thresholds: int
     objects: np.ndarray
 
     @classmethod
-    def of(cls, matches: Matches, *, area: str = "all") -> Curves:
-        """Return the curves of matched detections."""
-        hit = matches.flags(matches.hit, area)
-        counted = ~matches.flags(matches.ignored, area)
+    def of(kind, matches: Matches, *, area: str = "all", thresholds: int = STEPS) -> Curves:
+        """Return the curves of matched detections within a range of areas, for the first IoU thresholds."""
+        hit = matches.flags(matches.hit, area, thresholds)
+        counted = ~matches.flags(matches.ignored, area, thresholds)
         objects = matches.objects[list(AREAS).index(area)]
         last = np.full(len(objects), -1)
         right = np.flatnonzero(hit.any(axis=0))
@@ -62,15 +68,21 @@ class Curves:
         threshold, place = np.nonzero(hit)
         curve = threshold * len(objects) + kinds[place]
         begins = np.append(True, curve[1:] != curve[:-1])[: len(curve)]
-        return cls(
-            image=matches.image[kept],
+        image = matches.image[kept]
+        number, first = np.cumsum(begins) - 1, np.flatnonzero(begins)
+        row = threshold * (len(image) + 1) if len(counted) > 1 else 0
+        return kind(
+            image=image,
             counted=counted,
-            line=threshold if len(counted) > 1 else np.zeros_like(threshold),
-            place=place,
-            start=np.searchsorted(kinds, kinds[place]),
+            place=place + row,
+            start=np.searchsorted(kinds, kinds[place]) + row,
+            cls=kinds[place],
+            seen=image[place],
             curve=curve,
-            number=np.cumsum(begins) - 1,
-            first=np.flatnonzero(begins),
+            number=number.astype(np.float64),
+            first=first,
+            length=np.diff(np.append(first, len(curve))),
+            thresholds=thresholds,
             objects=objects,
         )
 
@@ -85,32 +97,46 @@ class Curves:
         weights = np.ones(self.objects.shape[1]) if weights is None else weights
         objects = self.objects @ weights
         parts = self._parts(weights, objects)
-        found = np.bincount(self.curve, parts, STEPS * len(objects)).reshape(STEPS, len(objects)) / len(RECALLS)
+        shape = (self.thresholds, len(objects))
+        found = np.bincount(self.curve, parts, shape[0] * shape[1]).reshape(shape) / len(RECALLS)
         return np.where(objects > 0, found, np.nan)
 
     def mean(self, weights: np.ndarray) -> float:
         """Return the mean of `average_precision`; NaN without any object."""
         objects = self.objects @ weights
         present = np.count_nonzero(objects)
-        return float(self._parts(weights, objects).sum()) / (len(RECALLS) * STEPS * present) if present else np.nan
+        if not present:
+            return float("nan")
+        return float(self._parts(weights, objects).sum() / (len(RECALLS) * self.thresholds * present))
 
     def _parts(self, weights: np.ndarray, objects: np.ndarray) -> np.ndarray:
         """Return what each place adds to the sum of its curve's precisions at the recalls (k,)."""
-        of_detections = weights[self.image] * self.counted
+        weights = weights.astype(np.float64)
+        of_detections = weights[self.image]
         total = np.zeros((len(self.counted), len(self.image) + 1))
-        np.cumsum(of_detections, axis=1, out=total[:, 1:])
-        counted = total[self.line, self.place + 1] - total[self.line, self.start]
-        step = weights[self.image[self.place]]
-        right = np.cumsum(step, dtype=np.float64)
-        right -= (right[self.first] - step[self.first])[self.number]
+        np.cumsum(of_detections * self.counted if len(total) > 1 else of_detections[None], axis=1, out=total[:, 1:])
+        total = total.ravel()
+        counted = total[self.place + 1] - total[self.start]
+        step = weights[self.seen]
+        right = np.cumsum(step)
+        right -= np.repeat(right[self.first] - step[self.first], self.length)
         precision = right / (counted + EPSILON)
         # the highest from here on; the number of the curve keeps the next curve out, as no precision is over 1
         highest = np.maximum.accumulate((precision - self.number)[::-1])[::-1] + self.number
-        recall = right / np.maximum(objects, 1)[self.curve % len(objects)]
-        readings = np.searchsorted(RECALLS, recall, side="right")
+        recall = right / np.maximum(objects, 1)[self.cls]
+        readings = _recalls_up_to(recall)
         before = np.append(0, readings[:-1])[: len(readings)]
         before[self.first] = 0
         return (readings - before) * highest
+
+
+def _recalls_up_to(recall: np.ndarray) -> np.ndarray:
+    """Return how many of `RECALLS` are at most each value in 0 to 1, as a search would and several times as fast."""
+    steps = len(RECALLS) - 1
+    guess = (recall * steps).astype(np.int64)  # off by one where a product is rounded
+    guess += RECALLS[np.minimum(guess + 1, steps)] <= recall
+    guess -= RECALLS[np.minimum(guess, steps)] > recall
+    return np.minimum(guess, steps) + 1
 
 
 def recall(matches: Matches, *, area: str = "all", most: int = 100) -> np.ndarray:

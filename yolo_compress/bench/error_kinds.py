@@ -68,7 +68,7 @@ class ErrorKinds:
             ignored=np.zeros(len(kept), np.uint64),
             objects=objects,
         )
-        values = Curves.of(changed).average_precision()[0]
+        values = Curves.of(changed, thresholds=1).average_precision()[0]
         known = values[~np.isnan(values)]
         return float(known.mean()) if known.size else None
 
@@ -96,7 +96,7 @@ def error_kinds(truth: Truth, detections: Detections, matches: Matches) -> Error
     rows = np.concatenate(detections.images)[matches.row].astype(np.float64)
     objects = np.concatenate(truth.images)
     first = np.cumsum([0, *(len(one) for one in truth.images)])
-    right = matches.flags(matches.hit, "all")[0]
+    right = matches.flags(matches.hit, "all", 1)[0]
     found = np.zeros(len(objects), bool)
     found[matches.partner[right]] = True
     kind = np.full(len(rows), RIGHT)

@@ -52,10 +52,10 @@ class Matches:
     partner: np.ndarray
     objects: np.ndarray
 
-    def flags(self, bits: np.ndarray, area: str) -> np.ndarray:
-        """Return `hit` or `ignored` of a range of areas as (thresholds, n) booleans."""
+    def flags(self, bits: np.ndarray, area: str, thresholds: int = STEPS) -> np.ndarray:
+        """Return `hit` or `ignored` of a range of areas at the first IoU thresholds as (thresholds, n) booleans."""
         first = STEPS * list(AREAS).index(area)
-        places = np.arange(first, first + STEPS, dtype=np.uint64)
+        places = np.arange(first, first + thresholds, dtype=np.uint64)
         return (bits >> places[:, None] & np.uint64(1)).astype(bool)
 
 
