@@ -76,7 +76,7 @@ def coverage(
 
 
 def synthetic(random: np.random.Generator, images: int, *, gap: float) -> tuple[Matches, Matches]:
-    """Draw images and what two detectors find on them, the second one weaker by `gap` and otherwise much like the first.
+    """Draw images and what two detectors find on them, the second one weaker by `gap` and otherwise much like it.
 
     Whether an object is found, how well its box fits and its score fall with a difficulty that the detectors share.
     """
@@ -209,7 +209,8 @@ def _claims(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         claims.append(
             claim(
                 "measure.bootstrap_coverage",
-                f"share of {TRIALS} simulated data sets whose 95 % interval holds the true difference of mAP50-95; {others}",
+                f"share of {TRIALS} simulated data sets whose 95 % interval holds the true difference of mAP50-95; "
+                f"{others}",
                 told[TOLD]["coverage"],
                 "of the intervals",
                 ">= 0.93",
@@ -224,8 +225,8 @@ def _claims(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
             claims.append(
                 claim(
                     "measure.evaluation_share",
-                    f"evaluation over inference, yolov8n float and INT8 under ONNX Runtime, {row['eval_images']} images at "
-                    f"{row['imgsz']} px: {told_parts}; inference {sum(row['inference_s']):.1f} s",
+                    "evaluation over inference, yolov8n float and INT8 under ONNX Runtime, "
+                    f"{row['eval_images']} images at {row['imgsz']} px: {told_parts}; inference {sum(row['inference_s']):.1f} s",
                     share,
                     "%",
                     "<= 10",

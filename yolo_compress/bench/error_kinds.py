@@ -1,8 +1,8 @@
 # Copyright (C) 2026 yolo_compress contributors. SPDX-License-Identifier: AGPL-3.0-or-later
 """What a detector gets wrong, as the AP at IoU 0.5 that mending each kind of error would gain.
 
-The kinds and what mending means are those of Bolya et al. 2020 (TIDE: A General Toolbox for Identifying Object Detection
-Errors, arXiv:2008.08115). Gains do not add up to what is missing to 100: AP is not linear.
+The kinds and what mending means are those of Bolya et al. 2020 (TIDE: A General Toolbox for Identifying Object
+Detection Errors, arXiv:2008.08115). Gains do not add up to what is missing to 100: AP is not linear.
 """
 
 from __future__ import annotations

@@ -85,6 +85,4 @@ def relative_drops(clean: float, spoilt: Sequence[tuple[str, int, float]]) -> tu
     found: dict[str, list[float]] = {}
     for name, _, value in spoilt:
         found.setdefault(name, []).append(value)
-    return tuple(
-        (name, 1 - sum(values) / len(values) / clean if clean > 0 else None) for name, values in found.items()
-    )
+    return tuple((name, 1 - sum(values) / len(values) / clean if clean > 0 else None) for name, values in found.items())

@@ -144,9 +144,8 @@ class BenchSection(Section):
         names: list[str] = []
         for name in value:
             if name not in CORRUPTION_GROUPS and name not in CORRUPTION_NAMES:
-                raise ValueError(
-                    f"'{name}' is not a corruption; {suggest(name, dict.fromkeys((*CORRUPTION_GROUPS, *CORRUPTION_NAMES)))}"
-                )
+                known = dict.fromkeys((*CORRUPTION_GROUPS, *CORRUPTION_NAMES))
+                raise ValueError(f"'{name}' is not a corruption; {suggest(name, known)}")
             names += CORRUPTION_GROUPS.get(name, (name,))
         return tuple(dict.fromkeys(names))
 

@@ -23,9 +23,9 @@ def undecided(bench: Mapping[str, Any]) -> list[str]:
             continue
         value, low, high = (100 * part for part in (row["map50_95_difference"], *interval))
         found.append(
-            f"{row['label']}: these {bench.get('images', ABSENT)} images cannot tell its accuracy from that of {first}. "
-            f"The difference of {value:+.2f} points has a 95 % interval from {low:+.2f} to {high:+.2f}, which includes "
-            "zero."
+            f"{row['label']}: these {bench.get('images', ABSENT)} images cannot tell its accuracy from that of "
+            f"{first}. The difference of {value:+.2f} points has a 95 % interval from {low:+.2f} to {high:+.2f}, "
+            "which includes zero."
         )
     return found
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import colorsys
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -41,7 +42,7 @@ def test_each_severity_is_farther_from_the_image_than_the_one_before(name):
     for seed in range(2):
         image = picture(seed, 320, 480)  # of 160 pixels, the weakest blur would be less than one
         quality = [psnr(image, corrupt(image, name, severity)) for severity in SEVERITIES]
-        assert all(after < before for before, after in zip(quality, quality[1:], strict=False)), quality
+        assert all(after < before for before, after in pairwise(quality)), quality
         assert 5 < quality[-1] < quality[0] < 45
 
 
@@ -64,9 +65,7 @@ def test_what_is_random_differs_between_images(name):
     assert (difference != 0).mean() > 0.2
 
 
-@given(
-    st.sampled_from(NAMES), st.sampled_from(SEVERITIES), st.integers(1, 40), st.integers(1, 40), st.integers(0, 99)
-)
+@given(st.sampled_from(NAMES), st.sampled_from(SEVERITIES), st.integers(1, 40), st.integers(1, 40), st.integers(0, 99))
 @settings(max_examples=60, deadline=None, derandomize=True)
 def test_every_size_of_image_is_taken(name, severity, height, width, seed):
     image = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
@@ -157,7 +156,9 @@ def test_blur_grows_with_the_image():
         column = given[:, given.shape[1] // 2, 0]
         return ((column > 0) & (column < 200)).sum()
 
-    assert width(corrupt(twice, "defocus_blur", 5)) == pytest.approx(2 * width(corrupt(image, "defocus_blur", 5)), abs=2)
+    assert width(corrupt(twice, "defocus_blur", 5)) == pytest.approx(
+        2 * width(corrupt(image, "defocus_blur", 5)), abs=2
+    )
 
 
 def test_brightness_raises_the_value_of_hsv_alone():
