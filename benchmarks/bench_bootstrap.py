@@ -226,7 +226,8 @@ def _claims(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 claim(
                     "measure.evaluation_share",
                     "evaluation over inference, yolov8n float and INT8 under ONNX Runtime, "
-                    f"{row['eval_images']} images at {row['imgsz']} px: {told_parts}; inference {sum(row['inference_s']):.1f} s",
+                    f"{row['eval_images']} images at {row['imgsz']} px: {told_parts}; "
+                    f"inference {sum(row['inference_s']):.1f} s",
                     share,
                     "%",
                     "<= 10",

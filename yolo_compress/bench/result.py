@@ -62,8 +62,8 @@ class BenchRow:
     `bench.bootstrap`. `error_gains` and `error_counts` are in `ERROR_KINDS` order; see `bench.error_kinds`.
     `corrupted_map50_95` holds (corruption, severity, mAP50-95) and `corruption_drops` (corruption, mean relative drop)
     from `clean_map50_95`, that of the same images as they are; see `bench.robustness`. Percentiles are `None` below 64,
-    130 and 662 rounds. Whatever is `None` for another reason has that reason in `notes`, or in `reason` where the row is
-    refused.
+    130 and 662 rounds. Whatever is `None` for another reason has that reason in `notes`, or in `reason` where the row
+    is refused.
     """
 
     label: str

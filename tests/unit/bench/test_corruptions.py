@@ -202,7 +202,7 @@ def test_haze_lies_between_the_image_and_the_airlight_by_its_thickness():
     ("given", "message"),
     [
         ((picture(), "fogg", 1), "corruptions=fogg is not known; choose from gaussian_noise"),
-        ((picture(), "contrst", 1), "did you mean contrast"),
+        ((picture(), "hazy", 1), "did you mean haze"),
         ((picture(), "haze", 6), "severity 6 does not exist; give 1 to 5"),
         ((picture()[..., 0], "haze", 1), r"shape \(120, 160\) and uint8 cannot be corrupted; give \(H, W, 3\) uint8"),
         ((picture().astype(np.float32), "haze", 1), "float32 cannot be corrupted"),

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from tests.unit.bench.samples import refused, row
+from yolo_compress.bench.corruptions import CORRUPTIONS
 from yolo_compress.bench.robustness import Conditions, relative_drops, under_corruption
 from yolo_compress.errors import UsageError
 from yolo_compress.host.data import labels_for, letterbox, read_data, read_image
@@ -94,3 +95,13 @@ def test_drops_are_shares_of_the_clean_value_and_means_over_severities():
 def test_conditions_that_do_not_exist_are_refused(given, message):
     with pytest.raises(UsageError, match=message):
         Conditions(*given)
+
+
+def test_a_section_says_what_is_measured():
+    from yolo_compress.recipe import BenchSection
+    from yolo_compress.stages import conditions
+
+    assert conditions(BenchSection()) is None
+    section = BenchSection(corruptions="blur", severities=(2,), robustness_images=7)
+    assert conditions(section) == Conditions(("defocus_blur", "motion_blur"), (2,), 7)
+    assert conditions(BenchSection(robustness=True)).corruptions == tuple(CORRUPTIONS)
