@@ -225,6 +225,7 @@ def bench(
         warmup=chosen.warmup,
         threads=chosen.threads,
         images=chosen.images,
+        robustness=stages.conditions(chosen),
         progress=progress,
     )
     result.save(folder / "bench.json")

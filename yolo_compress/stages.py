@@ -14,6 +14,7 @@ from yolo_compress.artifacts import size_bytes
 from yolo_compress.bench import Candidate, run_bench
 from yolo_compress.bench.accuracy import detect, evaluate
 from yolo_compress.bench.cascade import fit_rule
+from yolo_compress.bench.robustness import Conditions
 from yolo_compress.bench.run import evenly
 from yolo_compress.calibrate import choose, write_manifest
 from yolo_compress.engines import engine_for, get_engine
@@ -26,7 +27,7 @@ from yolo_compress.host.export import export_native, export_onnx
 from yolo_compress.prune import prune
 from yolo_compress.quantize import Learned, QuantizeResult, onnx_sensitivity, quantize_learned, quantize_onnx
 from yolo_compress.quantize.mixed import Mixed, fewest_in_float
-from yolo_compress.recipe import PruneSection, QuantizeSection, Recipe
+from yolo_compress.recipe import BenchSection, PruneSection, QuantizeSection, Recipe
 from yolo_compress.timing import timing_for
 from yolo_compress.train import train
 
@@ -174,10 +175,18 @@ def bench_stage(context: Context, files: Files, folder: Path) -> StageResult:
         warmup=bench.warmup,
         threads=bench.threads,
         images=bench.images,
+        robustness=conditions(bench),
         progress=context.progress,
     )
     result.save(folder / "bench.json")
     return StageResult({"bench": folder / "bench.json"})
+
+
+def conditions(section: BenchSection) -> Conditions | None:
+    """Return the corruptions that a benchmark measures accuracy under, or None."""
+    if not section.corrupted:
+        return None
+    return Conditions(section.corrupted, section.severities, section.robustness_images)
 
 
 def training_state(folder: Path) -> str:

@@ -40,7 +40,6 @@ PACKAGES = (
     "numpy",
     "opencv-python",
     "opencv-python-headless",
-    "faster-coco-eval",
     "onnx",
     "onnxruntime",
     "openvino",

@@ -28,6 +28,7 @@ STAT_NAMES = (
     "recall_medium",
     "recall_large",
 )
+ERROR_KINDS = ("localisation", "classification", "both", "duplicate", "background", "missed")
 
 Origin = Literal["native", "yolo_compress", "user"]
 
@@ -56,8 +57,13 @@ class BenchRow:
     `yolo_val_map50_95` is what `yolo val` prints for the same detections; see `bench.yolo_val`. `f1`, `f1_threshold`
     and `calibration_error` say what scores mean; see `bench.confidence`. Latencies are those of one image. A ratio is
     this candidate's time over the first candidate's in the same round: `spread` holds its quartiles, `interval` the
-    95 % confidence interval of its median. Percentiles are `None` below 64, 130 and 662 rounds. Whatever is `None` for
-    another reason has that reason in `notes`, or in `reason` where the row is refused.
+    95 % confidence interval of its median. `map50_95_difference` is to the first candidate on the same images, with its
+    95 % interval over resampled images and the share of resamples in which this candidate is worse; see
+    `bench.bootstrap`. `error_gains` and `error_counts` are in `ERROR_KINDS` order; see `bench.error_kinds`.
+    `corrupted_map50_95` holds (corruption, severity, mAP50-95) and `corruption_drops` (corruption, mean relative drop)
+    from `clean_map50_95`, that of the same images as they are; see `bench.robustness`. Percentiles are `None` below 64,
+    130 and 662 rounds. Whatever is `None` for another reason has that reason in `notes`, or in `reason` where the row
+    is refused.
     """
 
     label: str
@@ -79,6 +85,14 @@ class BenchRow:
     f1: float | None = None
     f1_threshold: float | None = None
     calibration_error: float | None = None
+    map50_95_difference: float | None = None
+    map50_95_difference_interval: tuple[float, float] | None = None
+    map50_95_difference_below_zero: float | None = None
+    error_gains: tuple[float | None, ...] = ()
+    error_counts: tuple[int, ...] = ()
+    clean_map50_95: float | None = None
+    corrupted_map50_95: tuple[tuple[str, int, float], ...] = ()
+    corruption_drops: tuple[tuple[str, float | None], ...] = ()
     latency_ms_mean: float | None = None
     latency_ms_p50: float | None = None
     latency_ms_p90: float | None = None

@@ -21,6 +21,7 @@ from yolo_compress.recipe.distill import DistillSection, Loss, LossOptions, Teac
 from yolo_compress.recipe.options import ENGINE_PRECISIONS, Section, option
 from yolo_compress.recipe.prune import PRUNE_TARGETS, ImportanceName, OutputTerm, PruneSection
 from yolo_compress.recipe.stages import (
+    CORRUPTION_NAMES,
     NATIVE_CANDIDATES,
     BenchSection,
     BuildSection,
@@ -32,6 +33,7 @@ from yolo_compress.recipe.stages import (
 )
 
 __all__ = (
+    "CORRUPTION_NAMES",
     "ENGINE_PRECISIONS",
     "NATIVE_CANDIDATES",
     "PRUNE_TARGETS",

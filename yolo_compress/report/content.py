@@ -54,11 +54,20 @@ def number(value: Any, digits: int = 1, *, scale: float = 1.0) -> str:
     return f"{value * scale:.{digits}f}"
 
 
+def difference(row: Row) -> str:
+    """Show the points of mAP50-95 to the first candidate, with their interval."""
+    value, interval = row.get("map50_95_difference"), row.get("map50_95_difference_interval")
+    if value is None:
+        return ABSENT
+    return f"{100 * value:+.2f}" + (f" [{100 * interval[0]:+.2f}, {100 * interval[1]:+.2f}]" if interval else "")
+
+
 COLUMNS = (
     Column("Candidate", lambda row: str(row.get("label", ABSENT)), word=True),
     Column("Engine", lambda row: " ".join(str(row[key]) for key in ("engine", "precision") if row.get(key)), word=True),
     Column("mAP50-95", lambda row: number(row.get("map50_95"), 2, scale=100)),
     Column("mAP50", lambda row: number(row.get("map50"), 2, scale=100)),
+    Column("mAP50-95 to first", difference),
     Column("Latency p50 (ms)", lambda row: number(row.get("latency_ms_p50"), 2) + ("*" if row.get("noisy") else "")),
     Column("Mean (ms)", lambda row: number(row.get("latency_ms_mean"), 2)),
     Column("p95 (ms)", lambda row: number(row.get("latency_ms_p95"), 2)),

@@ -12,6 +12,7 @@ import pytest
 
 from yolo_compress.bench import BenchResult, Candidate, run, run_bench
 from yolo_compress.bench.memory import Memory
+from yolo_compress.bench.robustness import Conditions
 from yolo_compress.errors import DataError, EngineError, UsageError
 from yolo_compress.host.data import labels_for, read_data
 
@@ -157,6 +158,41 @@ def test_when_all_are_broken_nothing_is_timed(bench):
     result = bench({"a": {"mode": "nan"}, "b": {"mode": "blind"}})
     assert [row.status for row in result.rows] == ["refused", "refused"]
     assert result.preprocess_ms_p50 is None
+
+
+def test_accuracy_comes_with_its_interval_and_its_errors(bench):
+    result = bench({"good": {}, "wrong": {"mode": "wrong"}, "again": {}})
+    good, wrong, again = result.rows
+    assert good.map50_95_difference is None
+    assert wrong.map50_95_difference == pytest.approx(-1)
+    assert wrong.map50_95_difference_interval == pytest.approx((-1, -1))
+    assert wrong.map50_95_difference_below_zero == 1
+    assert (again.map50_95_difference, again.map50_95_difference_interval) == (0, (0, 0))
+    assert good.error_gains == pytest.approx((0,) * 6)
+    assert good.error_counts == (0,) * 6
+    assert wrong.error_gains[1] == pytest.approx(1)  # every box has the wrong class and nothing else is wrong
+    assert wrong.error_counts == (0, 8, 0, 0, 0, 0)
+    assert result.settings["bootstrap_resamples"] == 1000
+
+
+def test_robustness_is_measured_where_it_is_asked_for(bench):
+    conditions = Conditions(("gaussian_noise", "jpeg"), (1, 3), 3)
+    result = bench({"good": {}, "broken": {"mode": "nan"}}, robustness=conditions)
+    good, broken = result.rows
+    assert good.clean_map50_95 == pytest.approx(1)
+    assert good.corruption_drops == (("gaussian_noise", 1.0), ("jpeg", 1.0))  # it knows images by their bytes
+    assert len(good.corrupted_map50_95) == 4
+    assert (broken.clean_map50_95, broken.corruption_drops) == (None, ())
+    assert bench.sessions["good"].calls >= 1 + 4 + 3 * 5
+    assert result.settings["robustness_images"] == 3
+    assert BenchResult.from_json(result.to_json()) == result
+
+
+def test_without_robustness_nothing_is_corrupted(bench, monkeypatch):
+    monkeypatch.setattr(run, "under_corruption", None)
+    result = bench({"good": {}})
+    assert (result.rows[0].clean_map50_95, result.rows[0].corrupted_map50_95) == (None, ())
+    assert "robustness_images" not in result.settings
 
 
 def test_a_larger_batch_is_measured_where_the_engine_takes_it(bench):
