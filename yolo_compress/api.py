@@ -225,6 +225,8 @@ def bench(
         warmup=chosen.warmup,
         threads=chosen.threads,
         images=chosen.images,
+        power=chosen.power,
+        power_seconds=chosen.power_seconds,
         progress=progress,
     )
     result.save(folder / "bench.json")

@@ -174,6 +174,8 @@ def bench_stage(context: Context, files: Files, folder: Path) -> StageResult:
         warmup=bench.warmup,
         threads=bench.threads,
         images=bench.images,
+        power=bench.power,
+        power_seconds=bench.power_seconds,
         progress=context.progress,
     )
     result.save(folder / "bench.json")

@@ -244,6 +244,7 @@ VALUES = {
     "bench_candidates": "native:int8",
     "bench_threads": 2,
     "bench_images": 5,
+    "bench_power": True,
     "quantize_keep": "model.22",
     "max_drop": 1.5,
     "max_drop_quantize": 0.5,

@@ -14,6 +14,7 @@ import numpy as np
 from yolo_compress.artifacts import sha256_path, size_bytes
 from yolo_compress.bench import accuracy, latency, machine
 from yolo_compress.bench.confidence import confidence
+from yolo_compress.bench.energy import POWER_SECONDS, measure_energies
 from yolo_compress.bench.memory import measure_memory
 from yolo_compress.bench.result import BenchResult, BenchRow, Candidate
 from yolo_compress.bench.verdict import check_classes, refusals
@@ -44,6 +45,8 @@ def run_bench(
     settle_ms: float = SETTLE_MS,
     min_accuracy_share: float = MIN_ACCURACY_SHARE,
     memory: bool = True,
+    power: bool = False,
+    power_seconds: float = POWER_SECONDS,
     progress: Callable[[str], None] = print,
 ) -> BenchResult:
     """Measure accuracy and speed of every candidate from the same file and session.
@@ -61,6 +64,8 @@ def run_bench(
         settle_ms: Least rest before each timed inference; it lasts until the process is idle.
         min_accuracy_share: A candidate below this share of the best float one of the same weights is refused a latency.
         memory: Measure peak memory, in one process per candidate.
+        power: Measure energy as well, one candidate after the other.
+        power_seconds: How long each candidate runs for that.
         progress: Takes a line now and then.
 
     Raises:
@@ -69,6 +74,8 @@ def run_bench(
         EngineError: A runtime refused a candidate, or the candidate was built for another size.
     """
     _check(candidates, rounds=rounds, warmup=warmup, images=images, batch=batch, share=min_accuracy_share)
+    if power and not power_seconds > 0:
+        raise UsageError(f"power_seconds={power_seconds} is no length of time; give 30 or more")
     chosen = evenly(data.val, images)
     if not chosen:
         raise DataError(
@@ -103,6 +110,17 @@ def run_bench(
             settle_ms=settle_ms,
             progress=progress,
         )
+        if power:  # after the timed rounds, which the reading of a sensor would disturb
+            pictures = [read_image(path) for path in evenly(chosen, TIMING_IMAGES)]
+            rows, power_notes = measure_energies(
+                rows,
+                [session.infer for _, session in sessions],
+                [accuracy.to_input(letterbox(picture, imgsz)[0]) for picture in pictures],
+                device=device,
+                seconds=power_seconds,
+                progress=progress,
+            )
+            notes = (*notes, *power_notes)
     if memory:  # after the sessions are closed: what they hold must not compete with the measured processes
         rows = [_with_memory(row, imgsz=imgsz, device=device, threads=threads, progress=progress) for row in rows]
     stolen_now = machine.steal_seconds()
@@ -130,6 +148,7 @@ def run_bench(
             "accuracy_max_det": accuracy.MAX_DET,
             "postprocess_conf": accuracy.DEPLOYED_CONF,
             "noisy_spread": latency.NOISY_SPREAD,
+            **({"power_seconds": power_seconds} if power else {}),
         },
         preprocess_ms_p50=preprocess_ms,
         machine=record,

@@ -41,6 +41,7 @@ def page(bench: Mapping[str, Any], run: Mapping[str, Any] | None, png: bytes) ->
         layers=content.layer_tables(run),
         classes=content.classes_table(bench),
         confidence=content.confidence_table(bench),
+        energy=content.energy_table(bench),
         method=content.method(bench),
         environment=content.environment(bench, run),
     )

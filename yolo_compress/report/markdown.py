@@ -17,6 +17,9 @@ def document(bench: Mapping[str, Any], run: Mapping[str, Any] | None = None) -> 
     confidence = content.confidence_table(bench)
     if confidence:
         parts += ["## Scores", table(confidence)]
+    energy = content.energy_table(bench)
+    if energy:
+        parts += ["## Energy", table(energy)]
     notes = content.notes(bench, run)
     if notes:
         parts += ["## Notes", _items(notes)]
