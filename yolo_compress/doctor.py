@@ -180,7 +180,11 @@ def _clocks(found: dict[str, dict[str, Any]] | str) -> str:
 def _temperatures(found: dict[str, Any] | str) -> str:
     if isinstance(found, str):
         return found
-    return ", ".join(f"{name} {_number(value, 'C')}" for name, value in found.items())
+    return ", ".join(f"{name} {_degrees(value)}" for name, value in found.items())
+
+
+def _degrees(value: float | str) -> str:
+    return value.rpartition(": ")[0] if isinstance(value, str) else f"{value:.1f} C"  # the path would repeat the name
 
 
 def _number(value: float | str, unit: str = "") -> str:

@@ -57,7 +57,7 @@ MODULES = {
     "p3448-0000": "Nano 4GB",
     "p3448-0002": "Nano 4GB eMMC",
     "p3448-0003": "Nano 2GB",
-    "p3668-0000": "Xavier NX 8GB (developer kit)",
+    "p3668-0000": "Xavier NX 8GB developer kit",
     "p3668-0001": "Xavier NX 8GB",
     "p3668-0003": "Xavier NX 16GB",
     "p2888-0001": "AGX Xavier 16GB",
@@ -68,8 +68,8 @@ MODULES = {
     "p3767-0001": "Orin NX 8GB",
     "p3767-0003": "Orin Nano 8GB",
     "p3767-0004": "Orin Nano 4GB",
-    "p3767-0005": "Orin Nano 8GB (developer kit)",
-    "p3701-0000": "AGX Orin 32GB (developer kit)",
+    "p3767-0005": "Orin Nano 8GB developer kit",
+    "p3701-0000": "AGX Orin 32GB developer kit",
     "p3701-0004": "AGX Orin 32GB",
     "p3701-0005": "AGX Orin 64GB",
     "p3701-0008": "AGX Orin Industrial",
@@ -214,7 +214,7 @@ def _power_mode(root: Path, query: Callable[[], str] | None) -> str:
     try:
         return _queried(query())
     except (OSError, ValueError) as error:
-        return f"{number}; {error or 'nvpmodel -q printed no power mode'}"
+        return f"{number}; {str(error) or 'nvpmodel -q printed no power mode'}"
 
 
 def _mode_number(text: str) -> str:

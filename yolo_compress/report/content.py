@@ -305,7 +305,7 @@ def _energy_method(bench: Mapping[str, Any]) -> list[str]:
     every = "it does not tell how often it has a new value" if period is None else f"a new value every {period:g} s"
     settings = {key: value for key, value in (measured.get("settings") or {}).items() if value not in ("", None)}
     return [
-        "Energy: after the timed rounds, one candidate at a time, batch 1 without a pause; a thread reads the sensor, and "
+        "Energy: after the timed rounds, one candidate at a time, batch 1 without a pause; a thread reads the sensor, "
         "power is integrated by the trapezium rule (a counter of energy is subtracted). Net is gross less idle power "
         f"times the duration; idle power is the mean of {number(measured.get('idle_seconds'))} s before. Sensor: "
         f"{measured.get('sensor', ABSENT)}, {every} ({_plain(settings)})."

@@ -106,7 +106,7 @@ class EnergyMeter:
             for sign in self._sensor.signs():
                 signs[sign] = signs.get(sign, 0) + 1
 
-        busy = self._window(repeat, look)
+        busy = self._window(repeat, look, min(LOOK_S, seconds / 4))
         net = busy.joules - idle.watts * busy.seconds
         period = self._sensor.period_s
         long_enough = busy.seconds >= max(LEAST_S, LEAST_PERIODS * (period or 0))
@@ -133,9 +133,9 @@ class EnergyMeter:
             settings=self._sensor.settings(),
         )
 
-    def _window(self, do: Callable[[], None], look: Callable[[], None] | None = None) -> Window:
+    def _window(self, do: Callable[[], None], look: Callable[[], None] = lambda: None, every: float = LOOK_S) -> Window:
         samples, stop, started = Samples(), threading.Event(), threading.Event()
-        thread = threading.Thread(target=self._sample, args=(samples, stop, started, look), daemon=True)
+        thread = threading.Thread(target=self._sample, args=(samples, stop, started, look, every), daemon=True)
         thread.start()
         started.wait(FIRST_READ_S)
         begin = self._clock()
@@ -148,10 +148,16 @@ class EnergyMeter:
         return window(samples, begin, end, counts=self._sensor.counts)
 
     def _sample(
-        self, samples: Samples, stop: threading.Event, started: threading.Event, look: Callable[[], None] | None
+        self,
+        samples: Samples,
+        stop: threading.Event,
+        started: threading.Event,
+        look: Callable[[], None],
+        every: float,
     ) -> None:
         """Read at the rate until stopped, and once more then, so that the last moment is covered."""
-        following = next_look = self._clock()
+        following = self._clock()
+        next_look = following + every  # not at once: a GPU that waits for the first reading is not busy
         last = False
         while True:
             before = self._clock()
@@ -164,9 +170,9 @@ class EnergyMeter:
             started.set()
             if last:
                 return
-            if look is not None and self._clock() >= next_look:
+            if self._clock() >= next_look:
                 look()
-                next_look = self._clock() + LOOK_S
+                next_look = self._clock() + every
             following = max(following + 1 / self._rate, self._clock())
             last = stop.wait(following - self._clock())
 

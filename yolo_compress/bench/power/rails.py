@@ -60,7 +60,7 @@ class Rails:
         """Return why no total can be read."""
         found = self._found()
         if not found:
-            places = " or ".join(str(self._root / place.partition("*")[0]) for place in PLACES)
+            places = " or ".join(str(self._root / place.partition("*")[0].rpartition("/")[0]) for place in PLACES)
             return f"no {' or '.join(CHIPS)} with a named rail below {places}"
         try:
             self.read()

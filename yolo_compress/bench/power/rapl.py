@@ -67,7 +67,7 @@ class Rapl:
         """Return joules since it was opened."""
         now = [_number(zone / "energy_uj") for zone in self._zones]
         for value, last, span in zip(now, self._last, self._ranges, strict=True):
-            self._joules += (value - last if value >= last else value - last + span) / 1e6
+            self._joules += elapsed(value, last, span) / 1e6
         self._last = now
         return self._joules
 
@@ -77,6 +77,11 @@ class Rapl:
 
     def close(self) -> None:
         """Do nothing: no file stays open."""
+
+
+def elapsed(now: int, last: int, span: int) -> int:
+    """Return what a counter that starts again at 0 after `span` has counted since its last reading."""
+    return now - last if now >= last else now - last + span
 
 
 def _packages(folder: Path) -> list[Path]:
