@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
 import threading
 
@@ -12,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.boards import published_lines
+from yolo_compress.bench.power import tegrastats
 from yolo_compress.bench.power.tegrastats import Tegrastats, parse
 
 OLD = (  # JetPack 4: TX2, AGX Xavier and Nano, as users printed them
@@ -102,7 +104,7 @@ def command(tmp_path):
 def test_it_waits_for_lines_and_stops_the_command(command):
     sensor = Tegrastats(
         command=command(
-            "i = 0\nwhile True:\n    i += 1\n    print(f'RAM 1/2MB VDD_IN {1000 * i}mW/1mW VDD_SOC 5mW/5mW', flush=True)\n"
+            "i = 0\nwhile True:\n    i += 1\n    print(f'RAM 1/2MB VDD_IN {1000 * i}mW VDD_SOC 5mW', flush=True)\n"
             "    time.sleep(0.01)"
         )
     )
@@ -123,7 +125,8 @@ def test_it_waits_for_lines_and_stops_the_command(command):
 def test_a_command_that_does_not_mind_being_asked_is_killed(command, monkeypatch):
     sensor = Tegrastats(
         command=command(
-            "import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('VDD_IN 1mW', flush=True)\ntime.sleep(60)"
+            "import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('VDD_IN 1mW', flush=True)\n"
+            "time.sleep(60)"
         )
     )
     sensor.open()
@@ -144,14 +147,10 @@ def test_a_command_that_does_not_mind_being_asked_is_killed(command, monkeypatch
     ],
 )
 def test_a_command_without_power_says_what_it_printed(command, code, reason):
-    import re
-
     assert re.search(reason, Tegrastats(command=command(code)).unavailable())
 
 
 def test_a_command_that_prints_nothing_is_given_up(command, monkeypatch):
-    from yolo_compress.bench.power import tegrastats
-
     monkeypatch.setattr(tegrastats, "PATIENCE_S", 0.05)
     assert Tegrastats(command=command("time.sleep(60)")).unavailable().endswith("printed nothing for 0.05 s")
 
