@@ -33,6 +33,12 @@ def test_what_happened_before_is_no_sign(tmp_path):
     assert watch.signs() == ("over-current event of oc3 counted 12 times",)
 
 
+def test_a_counter_that_turns_up_later_is_no_sign(tmp_path):
+    watch = ThrottleWatch(tmp_path)
+    put(tmp_path, "sys/class/hwmon/hwmon3/oc1_event_cnt", 5)
+    assert watch.signs() == ()
+
+
 def test_cooling_devices_at_work_are_named_and_fans_are_not(tmp_path):
     root = write_board(tmp_path, "thor")
     watch = ThrottleWatch(root)

@@ -104,14 +104,11 @@ class Rails:
 
 def _rails(root: Path) -> dict[str, Rail]:
     found: dict[str, Rail] = {}
-    seen = set()
     for place in PLACES:
         for chip in sorted(root.glob(place)):
-            if chip.resolve() in seen or read(chip / "name") not in CHIPS:
-                continue
-            seen.add(chip.resolve())
-            for rail in _of_chip(chip):
-                found.setdefault(rail.name, rail)
+            if read(chip / "name") in CHIPS:
+                for rail in _of_chip(chip):
+                    found.setdefault(rail.name, rail)  # a chip may be seen in both places
     return found
 
 

@@ -143,6 +143,25 @@ def test_gross_net_and_per_image(tmp_path, counts, tolerance):
     assert threading.get_ident() not in bench.threads  # the work is not held up by readings
 
 
+def test_the_last_moment_is_covered_by_a_reading(tmp_path):
+    """The work ends while a reading is under way, which tells of the time before; one more has to follow."""
+    bench, second, begun = Bench(), threading.Event(), []
+    read = bench.read
+
+    def slow_read():
+        begun.append(time.perf_counter())
+        if len(begun) == 2:
+            second.set()
+            time.sleep(0.05)
+        return read()
+
+    bench.read = slow_read
+    ended = []
+    found = EnergyMeter(bench, rate_hz=1000)._window(lambda: (second.wait(5), ended.append(time.perf_counter())))
+    assert len(begun) == found.samples == 3
+    assert begun[0] < begun[1] < ended[0] < begun[2]
+
+
 def test_a_short_run_is_noted_against_30_s_or_the_sensors_period(tmp_path):
     short = measure(Bench(), tmp_path)
     assert not short.long_enough

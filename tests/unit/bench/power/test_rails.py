@@ -44,6 +44,13 @@ def test_labels_that_are_no_rails_are_left_out(tmp_path):
     assert connected("VDD_SYNC")
 
 
+def test_the_channel_that_sums_up_is_left_out_whatever_its_label_says(tmp_path):
+    root = write_board(tmp_path, "agx-orin")
+    (root / "sys/class/hwmon/hwmon3/in7_label").write_text("VDD_ALL\n")
+    (root / "sys/class/hwmon/hwmon3/curr7_input").write_text("999\n")
+    assert Rails(root=root).read() == pytest.approx(board("agx-orin")["expected"]["watts"])
+
+
 @pytest.mark.parametrize(
     ("rails", "total"),
     [
