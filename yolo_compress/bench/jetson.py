@@ -83,9 +83,10 @@ GPU_CLOCK = re.compile(r"gpu(?!-nvd)|\bg[a-z]\d{2}b\b")
 
 def is_jetson(*, root: Path = Path("/")) -> bool:
     """Return whether the device tree or the release file tell of a Jetson; a container may have only the first."""
-    if "jetson" in str(read(root / "proc/device-tree/model")).lower() or (root / "etc/nv_tegra_release").is_file():
-        return True
-    return "nvidia,tegra" in str(read(root / "proc/device-tree/compatible"))
+    tree = root / "proc/device-tree"
+    named = read(tree / "model", lambda text: "jetson" in text.lower()) is True
+    chip = read(tree / "compatible", lambda text: "nvidia,tegra" in text) is True
+    return named or chip or (root / "etc/nv_tegra_release").is_file()
 
 
 def describe_jetson(*, root: Path = Path("/"), query: Callable[[], str] | None = None) -> dict[str, Any]:

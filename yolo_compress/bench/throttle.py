@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from yolo_compress.bench.jetson import gpu_clocks
-from yolo_compress.bench.sysfs import read
+from yolo_compress.bench.sysfs import is_unavailable, read
 
 NEAR_MAXIMUM = 0.95  # share of the highest clock from which a GPU counts as running at it
 COOLERS = ("throttle-alert", "cpufreq", "devfreq")  # of the kernel's cooling devices, those that slow something down
@@ -106,7 +106,8 @@ def _counts(root: Path) -> dict[tuple[str, str], int]:
 def _coolers(root: Path) -> dict[str, Path]:
     found = {}
     for path in sorted((root / "sys/class/thermal").glob("cooling_device*")):
-        kind = str(read(path / "type"))
-        if any(word in kind for word in COOLERS) and isinstance(read(path / "cur_state", int), int):
+        kind = read(path / "type")
+        slows = not is_unavailable(kind) and any(word in kind for word in COOLERS)
+        if slows and isinstance(read(path / "cur_state", int), int):
             found[f"{kind} ({path.name})"] = path
     return found

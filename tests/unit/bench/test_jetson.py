@@ -79,6 +79,12 @@ def test_an_empty_tree_gives_a_reason_for_everything(tmp_path):
     assert "jetson" not in describe_machine(root=tmp_path)
 
 
+def test_a_place_that_is_called_so_is_no_jetson(tmp_path):
+    root = tmp_path / "jetson" / "nvidia,tegra"
+    root.mkdir(parents=True)
+    assert not is_jetson(root=root)
+
+
 def test_each_file_may_be_missing_unreadable_or_nonsense(tree):
     """Whatever happens to one file, the rest is still told, and nothing is told that is not there."""
     whole = describe_jetson(root=tree.root)

@@ -75,6 +75,12 @@ def test_thermal_trips_and_processors_are_counted(tmp_path):
     assert watch.signs() == ("thermal trip of gpu counted 2 times", "slowed by heat of processor counted 2 times")
 
 
+def test_a_cooling_device_without_a_type_is_not_watched(tmp_path):
+    root = tmp_path / "devfreq"
+    put(root, "sys/class/thermal/cooling_device0/cur_state", 1)
+    assert ThrottleWatch(root).watched == ()
+
+
 def test_where_nothing_can_be_watched_it_says_so(tmp_path):
     watch = ThrottleWatch(tmp_path, gpu=True)
     watch.look()

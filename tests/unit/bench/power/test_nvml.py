@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -137,3 +138,20 @@ def test_the_genuine_bindings_have_what_is_called():
     for name, bit in SLOWED.items():
         assert getattr(pynvml, f"nvmlClocksThrottleReason{name}") == bit
     assert issubclass(pynvml.NVMLError, Exception)
+
+
+@pytest.mark.gpu
+def test_a_real_gpu_is_read():
+    sensor = Nvml(device="0")
+    reason = sensor.unavailable()
+    if reason:
+        pytest.skip(f"no NVIDIA GPU whose power can be read: {reason}")
+    sensor.open()
+    try:
+        first = sensor.read()
+        time.sleep(0.3)
+        second = sensor.read()
+        watts = (second - first) / 0.3 if sensor.counts else second
+        assert 1 < watts < 2000
+    finally:
+        sensor.close()
