@@ -17,7 +17,8 @@ from typing import Any
 from yolo_compress import __version__
 from yolo_compress.bench.machine import describe_machine, package_versions
 from yolo_compress.bench.power import examine_sensors
-from yolo_compress.bench.sysfs import is_unavailable
+from yolo_compress.bench.power.rails import Rails
+from yolo_compress.bench.sysfs import is_unavailable, unavailable
 from yolo_compress.bench.throttle import ThrottleWatch
 from yolo_compress.recipe import ENGINE_PRECISIONS
 
@@ -150,6 +151,7 @@ def _engines(*, bf16: bool) -> Iterator[tuple[str, str]]:
 def _jetson(found: dict[str, Any], root: Path) -> dict[str, str]:
     watched = ThrottleWatch(root, gpu=True)
     watched.look()
+    rails = Rails(root=root)
     release = f"{found['jetpack']}, Jetson Linux {found['l4t']}"
     return {
         "board": found["board"],
@@ -164,6 +166,7 @@ def _jetson(found: dict[str, Any], root: Path) -> dict[str, str]:
         "clocks fixed": found["clocks_fixed"],
         "temperatures": _temperatures(found["temperatures_c"]),
         "dla cores": str(found["dla_cores"]),
+        "rails": rails.settings()["rails_found"] or unavailable(rails.unavailable() or "none is named"),
         "throttling": "watched through " + (", ".join(watched.watched) or "nothing: no counter can be read"),
     }
 

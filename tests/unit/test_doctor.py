@@ -189,6 +189,7 @@ def test_clocks_and_temperatures_of_a_jetson_are_one_line_each(tmp_path, bare):
     )
     assert rows["memory clock"].startswith("unavailable: ")  # only root may read it
     assert rows["clocks fixed"] == "no: policy0, gpu-gpc-0"
+    assert rows["rails"] == "VIN, VDD_GPU, VDD_CPU_SOC_MSS, VIN_SYS_5V0"
 
 
 def test_what_a_jetson_in_a_container_lacks_is_listed(tmp_path, bare):
@@ -198,7 +199,7 @@ def test_what_a_jetson_in_a_container_lacks_is_listed(tmp_path, bare):
     found = doctor.examine(root=tmp_path)
     rows = group(found, "jetson")
     assert rows["board"] == "NVIDIA Jetson Orin Nano Developer Kit"
-    for key in ("module", "jetpack", "power mode", "cpu clocks", "gpu clocks", "temperatures", "dla cores"):
+    for key in ("module", "jetpack", "power mode", "cpu clocks", "gpu clocks", "temperatures", "dla cores", "rails"):
         assert rows[key].startswith("unavailable: "), key
     assert rows["throttling"] == "watched through nothing: no counter can be read"
     text = str(found)
