@@ -226,6 +226,8 @@ def bench(
         threads=chosen.threads,
         images=chosen.images,
         robustness=stages.conditions(chosen),
+        power=chosen.power,
+        power_seconds=chosen.power_seconds,
         progress=progress,
     )
     result.save(folder / "bench.json")

@@ -176,6 +176,8 @@ def bench_stage(context: Context, files: Files, folder: Path) -> StageResult:
         threads=bench.threads,
         images=bench.images,
         robustness=conditions(bench),
+        power=bench.power,
+        power_seconds=bench.power_seconds,
         progress=context.progress,
     )
     result.save(folder / "bench.json")

@@ -50,6 +50,38 @@ class Candidate:
 
 
 @dataclass(frozen=True)
+class Energy:
+    """Energy of one candidate that ran without a pause for `seconds`, one image at a time.
+
+    `gross` is all that the sensor saw; `net` is gross less the idle power, measured for `idle_seconds` before, times
+    `seconds`. What the sensor covers is in `measures`. `rate_hz` is how often it really was read; `sensor_period_s` how
+    often it has a new value, None where it does not tell. `throttled` holds the signs of being slowed down that were
+    seen by watching `throttle_watched`; where nothing could be watched, that is empty.
+    """
+
+    sensor: str
+    measures: str
+    seconds: float
+    images: int
+    gross_j: float
+    net_j: float
+    gross_j_per_image: float
+    net_j_per_image: float
+    mean_w: float
+    idle_w: float
+    idle_seconds: float
+    samples: int
+    failed_reads: int
+    rate_hz: float
+    sensor_period_s: float | None
+    long_enough: bool
+    throttled: tuple[str, ...] = ()
+    throttle_watched: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    settings: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class BenchRow:
     """One candidate, accuracy and speed from the same file.
 
@@ -63,7 +95,8 @@ class BenchRow:
     `corrupted_map50_95` holds (corruption, severity, mAP50-95) and `corruption_drops` (corruption, mean relative drop)
     from `clean_map50_95`, that of the same images as they are; see `bench.robustness`. Percentiles are `None` below 64,
     130 and 662 rounds. Whatever is `None` for another reason has that reason in `notes`, or in `reason` where the row
-    is refused.
+    is refused. `energy` is `None` where it was not asked for, and "unavailable: " with the reason where it could not be
+    measured.
     """
 
     label: str
@@ -109,6 +142,7 @@ class BenchRow:
     batch_throughput_images_per_s: float | None = None
     peak_memory_mb: float | None = None
     loaded_memory_mb: float | None = None
+    energy: Energy | str | None = None
     status: Literal["ok", "refused"] = "ok"
     reason: str = ""
     notes: tuple[str, ...] = ()
@@ -174,7 +208,7 @@ class BenchResult:
                 "upgrade with: pip install -U yolo-compress"
             )
         try:
-            rows = tuple(_build(BenchRow, row) for row in tree["rows"])
+            rows = tuple(_row(row) for row in tree["rows"])
             return _build(cls, {**tree, "rows": rows})
         except (KeyError, TypeError) as error:
             raise DataError(
@@ -185,6 +219,11 @@ class BenchResult:
 def finite_or_none(value: float) -> float | None:
     """Return a number, or None for the -1 and NaN that say that there was nothing to average."""
     return None if value < 0 or math.isnan(value) else float(value)
+
+
+def _row(tree: dict[str, Any]) -> BenchRow:
+    energy = tree.get("energy")
+    return _build(BenchRow, {**tree, "energy": _build(Energy, energy)} if isinstance(energy, dict) else tree)
 
 
 def _build(cls: Any, tree: dict[str, Any]) -> Any:

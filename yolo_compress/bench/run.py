@@ -15,6 +15,7 @@ from yolo_compress.artifacts import sha256_path, size_bytes
 from yolo_compress.bench import accuracy, latency, machine
 from yolo_compress.bench.bootstrap import RESAMPLES, SEED, paired_differences
 from yolo_compress.bench.confidence import confidence
+from yolo_compress.bench.energy import POWER_SECONDS, measure_energies
 from yolo_compress.bench.error_kinds import error_kinds
 from yolo_compress.bench.memory import measure_memory
 from yolo_compress.bench.result import BenchResult, BenchRow, Candidate
@@ -48,6 +49,8 @@ def run_bench(
     min_accuracy_share: float = MIN_ACCURACY_SHARE,
     memory: bool = True,
     robustness: Conditions | None = None,
+    power: bool = False,
+    power_seconds: float = POWER_SECONDS,
     progress: Callable[[str], None] = print,
 ) -> BenchResult:
     """Measure accuracy and speed of every candidate from the same file and session.
@@ -66,6 +69,8 @@ def run_bench(
         min_accuracy_share: A candidate below this share of the best float one of the same weights is refused a latency.
         memory: Measure peak memory, in one process per candidate.
         robustness: Corruptions to measure accuracy under as well; not done when not given.
+        power: Measure energy as well, one candidate after the other.
+        power_seconds: How long each candidate runs for that.
         progress: Takes a line now and then.
 
     Raises:
@@ -74,6 +79,8 @@ def run_bench(
         EngineError: A runtime refused a candidate, or the candidate was built for another size.
     """
     _check(candidates, rounds=rounds, warmup=warmup, images=images, batch=batch, share=min_accuracy_share)
+    if power and not power_seconds > 0:
+        raise UsageError(f"power_seconds={power_seconds} is no length of time; give 30 or more")
     chosen = evenly(data.val, images)
     if not chosen:
         raise DataError(
@@ -118,6 +125,17 @@ def run_bench(
             settle_ms=settle_ms,
             progress=progress,
         )
+        if power:  # after the timed rounds, which the reading of a sensor would disturb
+            pictures = [read_image(path) for path in evenly(chosen, TIMING_IMAGES)]
+            rows, power_notes = measure_energies(
+                rows,
+                [session.infer for _, session in sessions],
+                [accuracy.to_input(letterbox(picture, imgsz)[0]) for picture in pictures],
+                device=device,
+                seconds=power_seconds,
+                progress=progress,
+            )
+            notes = (*notes, *power_notes)
     if memory:  # after the sessions are closed: what they hold must not compete with the measured processes
         rows = [_with_memory(row, imgsz=imgsz, device=device, threads=threads, progress=progress) for row in rows]
     stolen_now = machine.steal_seconds()
@@ -148,6 +166,7 @@ def run_bench(
             "bootstrap_resamples": RESAMPLES,
             "bootstrap_seed": SEED,
             **({} if robustness is None else {"robustness_images": len(evenly(chosen, robustness.images))}),
+            **({"power_seconds": power_seconds} if power else {}),
         },
         preprocess_ms_p50=preprocess_ms,
         machine=record,

@@ -131,6 +131,12 @@ class BenchSection(Section):
     warmup: int = option(10, "Rounds that are not counted.", flag="bench_warmup", ge=0)
     threads: int | None = option(None, "Threads of each runtime; all cores when not given.", flag="bench_threads", ge=1)
     images: int | None = option(None, "Validation images to use; all when not given.", flag="bench_images", ge=1)
+    power: bool = option(
+        False, "Measure energy as well, where the machine has a sensor that can be read.", flag="bench_power"
+    )
+    power_seconds: float = option(
+        30.0, "Seconds that each candidate runs for its energy.", flag="bench_power_seconds", ge=1
+    )
     robustness: bool = option(
         False, "Measure accuracy on corrupted images as well, under all corruptions.", flag="bench_robustness"
     )

@@ -82,6 +82,37 @@ COLUMNS = (
 )
 
 
+def _metered(key: str, digits: int, scale: float = 1.0) -> Callable[[Row], str]:
+    return lambda row: number(_energy(row).get(key), digits, scale=scale)
+
+
+def _energy(row: Row) -> Mapping[str, Any]:
+    energy = row.get("energy")
+    return energy if isinstance(energy, Mapping) else {}
+
+
+def _throttled(row: Row) -> str:
+    energy = _energy(row)
+    if not energy:
+        return ABSENT
+    return "yes" if energy.get("throttled") else "none seen" if energy.get("throttle_watched") else "not watched"
+
+
+ENERGY_COLUMNS = (
+    Column("Candidate", lambda row: str(row.get("label", ABSENT)), word=True),
+    Column("Net (mJ/image)", _metered("net_j_per_image", 2, 1e3)),
+    Column("Gross (mJ/image)", _metered("gross_j_per_image", 2, 1e3)),
+    Column("Mean power (W)", _metered("mean_w", 2)),
+    Column("Idle power (W)", _metered("idle_w", 2)),
+    Column("Seconds", _metered("seconds", 1)),
+    Column("Images", _metered("images", 0)),
+    Column("Sensor", lambda row: str(_energy(row).get("sensor", "unavailable")), word=True),
+    Column("Measures", lambda row: str(_energy(row).get("measures", ABSENT)), word=True),
+    Column("Readings/s", _metered("rate_hz", 1)),
+    Column("Throttled", _throttled, word=True),
+)
+
+
 def between(pair: Sequence[float] | None, digits: int = 3) -> str:
     """Show a range."""
     return ABSENT if not pair else f"{pair[0]:.{digits}f} to {pair[1]:.{digits}f}"
@@ -130,6 +161,7 @@ def notes(bench: Mapping[str, Any], run: Mapping[str, Any] | None) -> list[str]:
                 f"{row['label']}: its latency is marked *, since the quartiles lie {100 * row['latency_spread']:.0f} % "
                 "of the median apart; the machine was not quiet. Trust the paired ratio more than the milliseconds."
             )
+        found += [f"{row['label']}: slowed down: {sign}." for sign in _energy(row).get("throttled") or ()]
         kept = (row.get("describe") or {}).get("notes") or ()
         found += [f"{row['label']}: {note}" for note in (*(row.get("notes") or ()), *kept)]
     found += [str(note) for note in bench.get("notes") or ()]
@@ -201,6 +233,18 @@ def confidence_table(bench: Mapping[str, Any]) -> Table | None:
     return Table(("Candidate", "Best score limit", "Shift", "F1 there", "Calibration error"), lines)
 
 
+def energy_table(bench: Mapping[str, Any]) -> Table | None:
+    """Return what each candidate takes, or None where nobody asked; where there is no reading, a note says why."""
+    asked = [row for row in bench["rows"] if row.get("energy") is not None]
+    if not asked:
+        return None
+    return Table(
+        tuple(column.title for column in ENERGY_COLUMNS),
+        tuple(tuple(column.show(row) for column in ENERGY_COLUMNS) for row in asked),
+        frozenset(index for index, column in enumerate(ENERGY_COLUMNS) if column.word),
+    )
+
+
 def classes_table(bench: Mapping[str, Any]) -> Table | None:
     """Return mAP50-95 per class and candidate, the largest loss against the first candidate at the top, or None."""
     rows = bench["rows"]
@@ -255,9 +299,25 @@ def method(bench: Mapping[str, Any]) -> list[str]:
         f"post-processing at a score above {known['postprocess_conf']} ({post}).",
         "Images/s: one candidate at a time fed without a pause, median of three alternating blocks.",
         "Peak memory: the most that a fresh process held which loaded the file and ran it five times, Python included.",
+        *_energy_method(bench),
         "A candidate is refused a latency when its output is not finite, when it detects nothing, or when its mAP50-95 "
         f"is below {known['min_accuracy_share']} of the best float candidate of the same weights.",
         f"Threads: {threads}.",
+    ]
+
+
+def _energy_method(bench: Mapping[str, Any]) -> list[str]:
+    measured = next((_energy(row) for row in bench["rows"] if _energy(row)), None)
+    if measured is None:
+        return []
+    period = measured.get("sensor_period_s")
+    every = "it does not tell how often it has a new value" if period is None else f"a new value every {period:g} s"
+    settings = {key: value for key, value in (measured.get("settings") or {}).items() if value not in ("", None)}
+    return [
+        "Energy: after the timed rounds, one candidate at a time, batch 1 without a pause; a thread reads the sensor, "
+        "power is integrated by the trapezium rule (a counter of energy is subtracted). Net is gross less idle power "
+        f"times the duration; idle power is the mean of {number(measured.get('idle_seconds'))} s before. Sensor: "
+        f"{measured.get('sensor', ABSENT)}, {every} ({_plain(settings)})."
     ]
 
 

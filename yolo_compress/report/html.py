@@ -46,6 +46,7 @@ def page(bench: Mapping[str, Any], run: Mapping[str, Any] | None, png: bytes) ->
         errors=evidence.errors_table(bench),
         robustness=evidence.robustness_table(bench),
         method=[*content.method(bench), *evidence.how(bench)],
+        energy=content.energy_table(bench),
         environment=content.environment(bench, run),
     )
 

@@ -27,6 +27,9 @@ def document(bench: Mapping[str, Any], run: Mapping[str, Any] | None = None) -> 
     ):
         if shown:
             parts += [f"## {title}", table(shown)]
+    energy = content.energy_table(bench)
+    if energy:
+        parts += ["## Energy", table(energy)]
     notes = content.notes(bench, run)
     if notes:
         parts += ["## Notes", _items(notes)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -213,6 +214,30 @@ def test_sessions_are_closed_when_something_fails(bench, data):
     with pytest.raises(DataError, match=data.val[2].name):
         bench({"a": {}, "b": {}})
     assert all(session.closed for session in bench.sessions.values())
+
+
+def test_energy_is_measured_after_the_timed_rounds_and_only_when_asked(bench, monkeypatch):
+    asked = []
+
+    def measured(rows, infer, inputs, *, device, seconds, progress):
+        infer[0](inputs[0])  # the sessions are still open
+        asked.append((device, seconds, rows[0].latency_ms_p50 > 0, inputs[0].shape))
+        return [replace(row, energy="unavailable: played") for row in rows], ("energy unavailable: played",)
+
+    monkeypatch.setattr(run, "measure_energies", measured)
+    off = bench({"a": {}})
+    assert asked == []
+    assert off.rows[0].energy is None
+    assert not any(note.startswith("energy") for note in off.notes)
+    assert "power_seconds" not in off.settings
+    on = bench({"a": {}}, power=True, power_seconds=4)
+    assert asked == [("cpu", 4, True, (1, 3, IMGSZ, IMGSZ))]
+    assert on.rows[0].energy == "unavailable: played"
+    assert on.notes == (*off.notes, "energy unavailable: played")
+    assert on.settings["power_seconds"] == 4
+    for seconds in (0, -1, float("nan")):
+        with pytest.raises(UsageError, match="is no length of time; give 30 or more"):
+            bench({"a": {}}, power=True, power_seconds=seconds)
 
 
 def test_memory_that_cannot_be_read_leaves_a_note(bench):
