@@ -264,7 +264,8 @@ def test_a_run_that_is_refused_says_why(load):
         (b"another version", "it was built by another version than the 10.3.0 here"),
         (b"another version, 8.4", "it was built by another version than the 10.3.0 here"),
         (b"another GPU", "it was built for another GPU"),
-        (b"damaged", "it is not an engine of this runtime, or damaged"),
+        (b"damaged", "it is not an engine of TensorRT, or damaged"),
+        (b"serialized {by} others", "it was built by another version"),
         (b"silent", r"TensorRT 10.3.0 refused it \(it gave no reason\)"),
     ],
 )
@@ -275,6 +276,11 @@ def test_engines_that_tensorrt_refuses(load, plan, words):
     assert re.search(rf"best.engine' cannot be loaded: {words}", text)
     assert " ".join(REPLIES[plan][1].split())[:300] in text
     assert text.endswith("build it on this machine: yolo-compress build model=WEIGHTS engine=tensorrt")
+
+
+def test_where_cuda_fails_the_engine_is_not_blamed(load):
+    with pytest.raises(EngineError, match=r"CUDA failed meanwhile \(.*out of memory\)\); see with nvidia-smi wh"):
+        load(plan=b"no memory")
 
 
 def test_what_was_logged_for_another_engine_is_not_the_reason(load, tmp_path):

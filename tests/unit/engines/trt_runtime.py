@@ -354,6 +354,8 @@ REPLIES = {
         "1: [runtime.cpp::parsePlan::314] Error Code 1: Serialization (Serialization assertion plan->header.magicTag "
         "== rt::kPLAN_MAGIC_TAG failed. Magic tag does not match)",
     ),
+    b"serialized {by} others": ("ERROR", "Serialization assertion (versions) failed. Version tag does not match."),
+    b"no memory": ("ERROR", "Error Code 1: Cuda Runtime (out of memory)"),
     b"silent": ("ERROR", ""),
     b"another model": (
         "WARNING",
