@@ -203,6 +203,27 @@ def test_every_thread_has_a_context_of_its_own(load):
     assert [len(context.threads) for context in load.trt.contexts] == [1, 1, 1]
 
 
+@pytest.mark.parametrize("version", ["8.6.0", "10.3.0", "11.4.0"])
+def test_two_threads_share_a_profile_from_tensorrt_10_on(load, version):
+    session = load(DYNAMIC, version=version)
+    session.infer(images())
+    told = []
+
+    def work():
+        try:
+            told.append(bool((session.infer(images(2)) == answer(images(2))).all()))
+        except EngineError as error:
+            told.append(str(error))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    if version.startswith("8."):
+        assert re.search(r"input shape \(2, 3, 2, 2\) was refused: Profile 0 has been chosen by another", told[0])
+    else:
+        assert told == [True]
+
+
 def test_the_context_of_a_thread_that_has_ended_serves_the_next(load):
     session = load()
     for seed in range(4):

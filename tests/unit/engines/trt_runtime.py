@@ -197,10 +197,15 @@ def answer(images: np.ndarray) -> np.ndarray:
 
 
 def fake_trt(cuda: FakeCuda, design: Design, *, version="10.3.0", dla=0) -> ModuleType:
-    """Return a tensorrt module; what older generations have beside named tensors ends the test where it is touched."""
+    """Return a tensorrt module of the generation that a version belongs to.
+
+    TensorRT 8 still has bindings by number, which end the test where they are touched, and gives a profile to one
+    context only; from 10 on the former are gone and the latter is shared.
+    """
+    old = version.startswith("8.")
     trt = ModuleType("tensorrt")
     trt.__version__ = version
-    trt.contexts = []
+    trt.contexts, trt.loggers = [], []
     trt.design = design
 
     class ILogger:
@@ -215,6 +220,7 @@ def fake_trt(cuda: FakeCuda, design: Design, *, version="10.3.0", dla=0) -> Modu
         def __init__(self, logger):
             cuda.need("Runtime")
             self.logger = logger
+            trt.loggers.append(logger)
 
         def deserialize_cuda_engine(self, plan):
             cuda.need("deserialize")
@@ -224,10 +230,6 @@ def fake_trt(cuda: FakeCuda, design: Design, *, version="10.3.0", dla=0) -> Modu
             return Engine() if severity in (None, "WARNING") else None
 
     class Engine:
-        @property
-        def num_bindings(self):
-            raise AssertionError("bindings are gone since TensorRT 10")
-
         num_io_tensors = len(design.names)
 
         def get_tensor_name(self, index):
@@ -271,6 +273,10 @@ def fake_trt(cuda: FakeCuda, design: Design, *, version="10.3.0", dla=0) -> Modu
         def set_input_shape(self, name, shape):
             assert name == "images"
             cuda.log.append("set_input_shape")
+            if old and any(other is not self and other.shape for other in trt.contexts):
+                text = "Profile 0 has been chosen by another IExecutionContext. Use another profileIndex or destroy it."
+                trt.loggers[-1].log(Severity.ERROR, text)
+                return False
             self.shape = tuple(shape)
             return all(
                 low <= size <= high for low, size, high in zip(design.limits[0], shape, design.limits[2], strict=True)
@@ -287,9 +293,6 @@ def fake_trt(cuda: FakeCuda, design: Design, *, version="10.3.0", dla=0) -> Modu
             assert address in cuda.memory
             self.addresses[name] = address
             return True
-
-        def execute_async_v2(self, *_):
-            raise AssertionError("bindings are gone since TensorRT 10")
 
         def execute_async_v3(self, handle):
             cuda.need("execute_async_v3")
@@ -310,6 +313,13 @@ def fake_trt(cuda: FakeCuda, design: Design, *, version="10.3.0", dla=0) -> Modu
             found = answer(images.astype(np.float32)).astype(NUMPY[design.output])
             cuda.memory[places["output0"]][...] = np.frombuffer(found.tobytes(), np.uint8)
 
+    if old:
+        for kind, names in (
+            (Engine, ("num_bindings", "get_binding_shape")),
+            (Context, ("execute_async_v2", "execute_v2")),
+        ):
+            for name in names:
+                setattr(kind, name, property(_touched))
     trt.ILogger, trt.Runtime, trt.TensorIOMode = ILogger, Runtime, Mode
     trt.LayerInformationFormat = type("LayerInformationFormat", (), {"JSON": "json"})
 
@@ -320,6 +330,10 @@ def fake_trt(cuda: FakeCuda, design: Design, *, version="10.3.0", dla=0) -> Modu
 
     trt.nptype = nptype
     return trt
+
+
+def _touched(_):
+    raise AssertionError("bindings by number are gone since TensorRT 10")
 
 
 class Dims(tuple):

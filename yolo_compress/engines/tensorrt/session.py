@@ -167,8 +167,8 @@ class TensorRtSession:
         core, cores = int(self.metadata["dla"]), getattr(self.runtime, "num_DLA_cores", 0)
         if core >= cores:
             raise EngineError(
-                f"'{self.path}' was built for DLA core {core} and {self.title} {self.trt.__version__} sees {cores} here; "
-                f"build it for the GPU: yolo-compress build model=WEIGHTS engine={self.module_name}"
+                f"'{self.path}' was built for DLA core {core} and {self.title} {self.trt.__version__} sees {cores} "
+                f"here; build it for the GPU: yolo-compress build model=WEIGHTS engine={self.module_name}"
             )
         self.runtime.DLA_core = core
         return core
