@@ -65,6 +65,10 @@ def check_copies_stay_in_their_buffer(cuda) -> None:
             copy(too_much)
         with pytest.raises(ValueError, match="has to be contiguous"):
             copy(gaps)
+    fixed = np.zeros(4, np.float32)
+    fixed.flags.writeable = False
+    with pytest.raises(ValueError, match="the array of a download has to be writeable"):
+        cuda.download(buffer, fixed)
     buffer.free()
     with pytest.raises(ValueError, match="16 bytes do not fit a buffer of 0"):
         cuda.upload(np.zeros(4, np.float32), buffer)

@@ -384,7 +384,8 @@ def test_the_description_counts_precisions(load):
 @pytest.mark.parametrize(
     ("metadata", "precision"),
     [
-        ({"precision": "fp16"}, "fp16"),
+        ({"yolo_compress": json.dumps({"build": {"precision": "fp16"}}), "args": {"int8": True}}, "fp16"),
+        ({"yolo_compress": "{}", "args": {"int8": True}}, "int8"),
         ({"args": {"half": True, "int8": False}}, "fp16"),
         ({"args": {"half": True, "int8": True}}, "int8"),
         ({"args": {}}, "unknown"),

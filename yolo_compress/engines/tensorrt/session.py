@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import threading
 from contextlib import suppress
@@ -225,10 +226,10 @@ def _read(path: Path) -> tuple[dict[str, Any], bytes]:
 
 
 def _declared(metadata: dict[str, Any]) -> str:
-    """Return the precision that the header of a file claims, for engines whose layers cannot be asked."""
-    if isinstance(metadata.get("precision"), str):
-        return metadata["precision"]
-    with suppress(AttributeError):  # a header of another tool
-        arguments = metadata.get("args", {})
-        return next((name for key, name in (("int8", "int8"), ("half", "fp16")) if arguments.get(key)), "unknown")
-    return "unknown"
+    """Return the precision that the header of a file claims, ours or Ultralytics', for layers that cannot be asked."""
+    with suppress(KeyError, TypeError, ValueError):
+        return str(json.loads(metadata["yolo_compress"])["build"]["precision"])
+    arguments = metadata.get("args")
+    if not isinstance(arguments, dict):
+        return "unknown"
+    return next((name for key, name in (("int8", "int8"), ("half", "fp16")) if arguments.get(key)), "unknown")
