@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from yolo_compress.artifacts import atomic_write
+from yolo_compress.bench.gpu_latency import GpuLatency
 from yolo_compress.errors import DataError, UsageError
 
 SCHEMA_VERSION = 1
@@ -96,7 +97,7 @@ class BenchRow:
     from `clean_map50_95`, that of the same images as they are; see `bench.robustness`. Percentiles are `None` below 64,
     130 and 662 rounds. Whatever is `None` for another reason has that reason in `notes`, or in `reason` where the row
     is refused. `energy` is `None` where it was not asked for, and "unavailable: " with the reason where it could not be
-    measured.
+    measured. `gpu` is what a session on a GPU tells beyond that; see `bench.gpu_latency`.
     """
 
     label: str
@@ -146,6 +147,7 @@ class BenchRow:
     status: Literal["ok", "refused"] = "ok"
     reason: str = ""
     notes: tuple[str, ...] = ()
+    gpu: GpuLatency | None = None
     describe: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -222,8 +224,9 @@ def finite_or_none(value: float) -> float | None:
 
 
 def _row(tree: dict[str, Any]) -> BenchRow:
-    energy = tree.get("energy")
-    return _build(BenchRow, {**tree, "energy": _build(Energy, energy)} if isinstance(energy, dict) else tree)
+    energy, gpu = tree.get("energy"), tree.get("gpu")  # files of before they were measured have none
+    energy = _build(Energy, energy) if isinstance(energy, dict) else energy
+    return _build(BenchRow, {**tree, "energy": energy, "gpu": None if gpu is None else GpuLatency.from_dict(gpu)})
 
 
 def _build(cls: Any, tree: dict[str, Any]) -> Any:

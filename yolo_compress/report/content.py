@@ -162,6 +162,7 @@ def notes(bench: Mapping[str, Any], run: Mapping[str, Any] | None) -> list[str]:
                 "of the median apart; the machine was not quiet. Trust the paired ratio more than the milliseconds."
             )
         found += [f"{row['label']}: slowed down: {sign}." for sign in _energy(row).get("throttled") or ()]
+        found += [f"{row['label']}: {warning}." for warning in (row.get("gpu") or {}).get("warnings") or ()]
         kept = (row.get("describe") or {}).get("notes") or ()
         found += [f"{row['label']}: {note}" for note in (*(row.get("notes") or ()), *kept)]
     found += [str(note) for note in bench.get("notes") or ()]
@@ -245,6 +246,28 @@ def energy_table(bench: Mapping[str, Any]) -> Table | None:
     )
 
 
+def gpu_table(bench: Mapping[str, Any]) -> Table | None:
+    """Return what the parts of a query took on a GPU, or None where none was used."""
+    rows = [(row, row["gpu"]) for row in bench["rows"] if row.get("gpu")]
+    if not rows:
+        return None
+    header = ("Candidate", "Compute p50 (ms)", "p95 (ms)", "p99 (ms)", "Variation (%)", "Enqueue p50 (ms)")
+    header += ("Upload p50 (ms)", "Download p50 (ms)", "Sum p50 (ms)", "Queued images/s", "Queries", "CUDA graph")
+    lines = tuple(
+        (
+            str(row["label"]),
+            *(number(gpu["compute"].get(key), 3) for key in ("median_ms", "p95_ms", "p99_ms")),
+            number(gpu["compute"].get("variation"), 1, scale=100),
+            *(number(gpu[part].get("median_ms"), 3) for part in ("enqueue", "upload", "download", "latency")),
+            number(gpu.get("queued_images_per_s")),
+            str(gpu.get("queries", ABSENT)),
+            "yes" if gpu.get("graph") else "no",
+        )
+        for row, gpu in rows
+    )
+    return Table(header, lines, frozenset({0, 11}))
+
+
 def classes_table(bench: Mapping[str, Any]) -> Table | None:
     """Return mAP50-95 per class and candidate, the largest loss against the first candidate at the top, or None."""
     rows = bench["rows"]
@@ -297,6 +320,7 @@ def method(bench: Mapping[str, Any]) -> list[str]:
         f"candidate, {bench['rows'][0]['label']}; its median and quartiles are shown.",
         f"Not part of a latency: preparing an image ({number(bench.get('preprocess_ms_p50'), 2)} ms, median) and "
         f"post-processing at a score above {known['postprocess_conf']} ({post}).",
+        *_gpu_method(bench),
         "Images/s: one candidate at a time fed without a pause, median of three alternating blocks.",
         "Peak memory: the most that a fresh process held which loaded the file and ran it five times, Python included.",
         *_energy_method(bench),
@@ -319,6 +343,19 @@ def _energy_method(bench: Mapping[str, Any]) -> list[str]:
         f"times the duration; idle power is the mean of {number(measured.get('idle_seconds'))} s before. Sensor: "
         f"{measured.get('sensor', ABSENT)}, {every} ({_plain(settings)})."
     ]
+
+
+def _gpu_method(bench: Mapping[str, Any]) -> tuple[str, ...]:
+    gpu = next((row["gpu"] for row in bench["rows"] if row.get("gpu")), None)
+    if gpu is None:
+        return ()
+    return (
+        f"GPU times: one query at a time on one stream, each waited for, over {number(gpu.get('duration_s'))} s after "
+        f"{number(gpu.get('warmup_ms'), 0)} ms of warm-up. Compute and copies by events on the device, enqueue by the "
+        "host's clock; the sum of upload, compute and download leaves out preparing and post-processing. Queued "
+        "images/s: queries queued without waiting and without copies. Candidates follow each other here, so the paired "
+        "ratio says more about which one is faster.",
+    )
 
 
 def _plain(value: Any) -> str:

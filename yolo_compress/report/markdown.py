@@ -17,6 +17,9 @@ def document(bench: Mapping[str, Any], run: Mapping[str, Any] | None = None) -> 
     if undecided:
         parts.append(_items(undecided))
     parts.append("![mAP50-95 against latency](pareto.png)")
+    gpu = content.gpu_table(bench)
+    if gpu:
+        parts += ["## GPU", table(gpu)]
     confidence = content.confidence_table(bench)
     if confidence:
         parts += ["## Scores", table(confidence)]
