@@ -21,7 +21,7 @@ TYPES = (
     ("fp32", re.compile(r"\bfp32\b|\bfloat\b|\bfloat32\b", re.IGNORECASE)),
     ("int", re.compile(r"\bint(?:4|32|64)\b|\buint8\b|\bbool\b", re.IGNORECASE)),
 )
-REFORMAT = re.compile(r"^(?:Reformatting CopyNode|reformat)|\bReformat\b", re.IGNORECASE)
+REFORMAT = re.compile("reformat", re.IGNORECASE)  # "Reformatting CopyNode for Input Tensor 0 to ..."
 UNKNOWN = "unknown"
 
 
