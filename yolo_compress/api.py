@@ -6,13 +6,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from yolo_compress import pipeline, stages
 from yolo_compress import recipe as recipes
-from yolo_compress.artifacts import EngineFile
 from yolo_compress.bench import BenchResult, Candidate, run_bench
-from yolo_compress.engines import get_engine
+from yolo_compress.building import PROJECT, build, read_section
 from yolo_compress.errors import DataError, UsageError
 from yolo_compress.host.checkpoint import describe
 from yolo_compress.host.cli import check_keys, native_keys
@@ -23,9 +22,6 @@ from yolo_compress.sensitivity import sensitivity
 from yolo_compress.train import disable, enable, train
 
 __all__ = ("bench", "build", "disable", "enable", "prune", "quantize", "report", "run", "sensitivity", "train")
-
-PROJECT = Path("runs/compress")
-SectionType = TypeVar("SectionType", PruneSection, QuantizeSection, BenchSection)
 
 
 @dataclass(frozen=True)
@@ -70,7 +66,7 @@ def prune(
         UsageError: An option is out of range, or the target cannot be met.
         DataError: Weights or data are missing or damaged.
     """
-    chosen = _section(PruneSection, "prune", section, options)
+    chosen = read_section(PruneSection, "prune", section, options)
     context = stages.context_for(model, data, imgsz=imgsz, device="cpu", run_dir=Path(project), progress=progress)
     out = Path(project) / f"{name or context.model.stem + '_pruned'}.pt"
     made = stages.prune_checkpoint(context.model, out, context, chosen)
@@ -106,58 +102,11 @@ def quantize(
         DataError: Weights or data are missing or damaged.
         GateNotMet: More accuracy is lost than `max_drop` with every layer in float that may be.
     """
-    chosen = _section(QuantizeSection, "quantize", section, options)
+    chosen = read_section(QuantizeSection, "quantize", section, options)
     context = stages.context_for(model, data, imgsz=imgsz, device="cpu", run_dir=Path(project), progress=progress)
     folder = Path(project) / (name or f"{context.model.stem}_int8")
     made = stages.quantize_checkpoint(context.model, folder, context, chosen)
     return Made(made.outputs["qdq"], dict(made.metrics), made.notes, dict(made.tables))
-
-
-def build(
-    model: str | Path,
-    *,
-    engine: str = "openvino",
-    precision: str = "fp32",
-    data: str | Path | None = None,
-    imgsz: int = 640,
-    section: QuantizeSection | None = None,
-    project: str | Path = PROJECT,
-    name: str | None = None,
-    progress: Callable[[str], None] = print,
-    **options: Any,
-) -> EngineFile:
-    """Build an engine; an INT8 one from a checkpoint is quantized first, which takes data.
-
-    Args:
-        model: Checkpoint, float ONNX or Q/DQ ONNX.
-        engine: Runtime; see `yolo-compress list engines`.
-        precision: What it computes in.
-        data: Data YAML, for INT8 from a float model.
-        imgsz: Side of the square input in pixels.
-        section: Quantization options as one object.
-        project: Folder that holds results.
-        name: Folder name of this one; the model's name with runtime and precision when not given.
-        progress: Takes a line now and then.
-        options: Quantization options one by one; see `QuantizeSection`.
-
-    Raises:
-        UsageError: No such engine or precision, or INT8 without data.
-        MissingDependency: The runtime is not installed.
-        EngineError: The runtime refused the model.
-    """
-    runtime = get_engine(engine)
-    source = Path(model)
-    folder = Path(project) / (name or f"{source.stem}_{engine}_{precision}")
-    if precision == "int8" and source.suffix == ".pt":
-        if data is None:
-            raise UsageError("an int8 engine needs images to choose ranges on; give data=FILE.yaml")
-        options = {"target": engine if engine in ("openvino", "onnxruntime") else "openvino", **options}
-        source = quantize(
-            source, data=data, imgsz=imgsz, section=section, project=folder, name="qdq", progress=progress, **options
-        ).path
-    elif options or section:
-        raise UsageError("quantization options only go with precision=int8 and a checkpoint; leave them out")
-    return runtime.build(source, folder, precision=precision, imgsz=imgsz)
 
 
 def bench(
@@ -202,10 +151,10 @@ def bench(
     paths += [path for path in pair if path not in paths]
     if not paths:
         raise UsageError("nothing to measure; give model=best.pt,best.onnx")
-    chosen = _section(BenchSection, "bench", section, {"candidates": tuple(native), **options})
+    chosen = read_section(BenchSection, "bench", section, {"candidates": tuple(native), **options})
     for path in paths:
         if not path.exists():
-            raise DataError(f"'{path}' does not exist; give checkpoints, .onnx files or *_openvino_model folders")
+            raise DataError(f"'{path}' does not exist; give checkpoints or engines, such as best.pt,best.onnx")
     folder = Path(project) / name
     context = stages.context_for(paths[0], data, imgsz=imgsz, device=device, run_dir=folder, progress=progress)
     if pair:
@@ -332,16 +281,6 @@ def with_settings(recipe: Recipe, settings: dict[str, Any]) -> Recipe:
         )
     training = recipe.train.model_copy(update={"settings": {**recipe.train.settings, **settings}})
     return recipe.model_copy(update={"train": training})
-
-
-def _section(cls: type[SectionType], name: str, section: SectionType | None, options: dict[str, Any]) -> SectionType:
-    if section is not None and any(options.values()):
-        raise UsageError(f"give the {name} options as one object or one by one, not both: {', '.join(options)}")
-    if section is not None:
-        return section
-    tree = {"schema_version": recipes.SCHEMA_VERSION, name: options}
-    names = {f"{name}.{flag.field}": flag.field for flag in recipes.section_options(name)}
-    return getattr(recipes.validate(tree, source="the command", names=names), name)
 
 
 def _paths(given: Sequence[str | Path] | str | Path) -> list[Path]:

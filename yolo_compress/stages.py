@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from yolo_compress.artifacts import size_bytes
+from yolo_compress.artifacts import EngineFile, size_bytes
 from yolo_compress.bench import Candidate, run_bench
 from yolo_compress.bench.accuracy import detect, evaluate
 from yolo_compress.bench.cascade import fit_rule
@@ -18,6 +18,7 @@ from yolo_compress.bench.run import evenly
 from yolo_compress.calibrate import choose, write_manifest
 from yolo_compress.engines import engine_for, get_engine
 from yolo_compress.engines.cascade import SUFFIX, write_cascade
+from yolo_compress.engines.tensorrt.engine import TensorRt
 from yolo_compress.errors import CompressError, UsageError
 from yolo_compress.host import checkpoint
 from yolo_compress.host.cpu import use_all_cores
@@ -140,11 +141,19 @@ def build_stage(context: Context, files: Files, folder: Path) -> StageResult:
             notes.append(f"{wanted} was built as {runtime}:fp32, because quantization did not pass its gate")
         context.progress(f"build: {runtime}:{precision}")
         target = folder / f"{runtime}_{precision}"
-        made = get_engine(runtime).build(source, target, precision=precision, imgsz=context.imgsz)
+        made = build_engine(context, source, target, runtime, precision)
         outputs[f"{runtime}:{precision}"] = made.path
         metrics[f"{runtime}:{precision} size_bytes"] = made.size_bytes
         notes += made.notes
     return StageResult(outputs, metrics, tuple(notes))
+
+
+def build_engine(context: Context, source: Path, folder: Path, runtime: str, precision: str) -> EngineFile:
+    """Build one engine, with the options that a recipe has for its runtime."""
+    engine, options = get_engine(runtime), context.recipe.tensorrt
+    if isinstance(engine, TensorRt):
+        return engine.build(source, folder, precision=precision, imgsz=context.imgsz, options=options)
+    return engine.build(source, folder, precision=precision, imgsz=context.imgsz)
 
 
 def native_stage(context: Context, files: Files, folder: Path) -> StageResult:
@@ -219,12 +228,22 @@ def prune_checkpoint(source: Path, out: Path, context: Context, section: PruneSe
     return StageResult({"checkpoint": out}, metrics, tuple(result.notes), {"prune": [asdict(r) for r in result.layers]})
 
 
-def quantize_checkpoint(source: Path, folder: Path, context: Context, section: QuantizeSection) -> StageResult:
-    """Quantize a checkpoint, or a float ONNX, on the training images of a data set."""
+def quantize_checkpoint(
+    source: Path, folder: Path, context: Context, section: QuantizeSection, *, free_batch: bool = False
+) -> StageResult:
+    """Quantize a checkpoint, or a float ONNX, on the training images of a data set.
+
+    Args:
+        source: What is quantized.
+        folder: Folder of the graphs.
+        context: Data, image size and progress.
+        section: How.
+        free_batch: The graph of a checkpoint takes any number of images, else one at a time.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     floating = source
     if source.suffix == ".pt":
-        floating = export_onnx(source, folder / "float.onnx", imgsz=context.imgsz)
+        floating = export_onnx(source, folder / "float.onnx", imgsz=context.imgsz, free_batch=free_batch)
     elif source.suffix != ".onnx":
         raise UsageError(f"'{source}' cannot be quantized; give a checkpoint (.pt) or a float .onnx")
     notes: tuple[str, ...] = ()
@@ -262,6 +281,15 @@ def quantize_checkpoint(source: Path, folder: Path, context: Context, section: Q
         mixed = _mixed(floating, context, section, chosen.images, quantized)
         notes, kept = (*notes, mixed.note), mixed.keep
     return _quantized(quantized(kept), floating, folder / "calibration.json", notes)
+
+
+def carries_scales(source: Path) -> bool:
+    """Tell whether a checkpoint was trained quantized, so that its own scales are better than any calibration."""
+    if source.suffix != ".pt":
+        return False
+    model = checkpoint.load_model(source)
+    learned = Learned.read(model)
+    return learned is not None and learned.fits(model)
 
 
 def _quantized(

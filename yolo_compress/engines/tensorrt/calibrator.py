@@ -1,5 +1,5 @@
 # Copyright (C) 2026 yolo_compress contributors. SPDX-License-Identifier: AGPL-3.0-or-later
-"""TensorRT's own INT8 calibration: a subclass of the module's calibrator that feeds batches and keeps what goes wrong."""
+"""TensorRT's own INT8 calibrator: a subclass that feeds batches and keeps what goes wrong in its callbacks."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def make_calibrator(
     Args:
         trt: The TensorRT module.
         algorithm: One of `CALIBRATORS` that the module has.
-        batches: (batch, 3, H, W) float32, letterboxed as at inference, in a fixed order; a smaller last one is left out.
+        batches: (batch, 3, H, W) float32, letterboxed as at inference, in fixed order; a smaller last one is not used.
         memory: Gives the CUDA back end; called when the first batch is asked for, which a cache makes needless.
         batch: Images per batch.
         read: Gives the content of a cache that may be used, or None.

@@ -1,13 +1,12 @@
 # Copyright (C) 2026 yolo_compress contributors. SPDX-License-Identifier: AGPL-3.0-or-later
 """Half precision in the graph itself, for networks that compute in exactly the types that they are given.
 
-A strongly typed TensorRT runs the float part of a Q/DQ graph in whatever type it is written in, so an INT8 model that was
-exported in float32 would be slower than one in FP16. Inputs and outputs stay float32, and so does the decoding.
+A strongly typed TensorRT runs the float part of a Q/DQ graph in whatever type it is written in, so an INT8 model that
+was exported in float32 would be slower than one in FP16. Inputs and outputs stay float32, and so does the decoding.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np

@@ -80,7 +80,7 @@ def read_layers(text: str) -> EngineLayers:
 
 def _precision(layer: Mapping[str, Any]) -> str | None:
     """Return the type that a layer computes in, or None where it takes no data."""
-    tensors = [tensor for tensor in _tensors(layer, "Inputs") or _tensors(layer, "Outputs")]
+    tensors = _tensors(layer, "Inputs") or _tensors(layer, "Outputs")
     if not tensors:
         return None
     for tensor in tensors:
