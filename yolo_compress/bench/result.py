@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from yolo_compress.artifacts import atomic_write
+from yolo_compress.bench.gpu_latency import GpuLatency
 from yolo_compress.errors import DataError, UsageError
 
 SCHEMA_VERSION = 1
@@ -57,7 +58,8 @@ class BenchRow:
     and `calibration_error` say what scores mean; see `bench.confidence`. Latencies are those of one image. A ratio is
     this candidate's time over the first candidate's in the same round: `spread` holds its quartiles, `interval` the
     95 % confidence interval of its median. Percentiles are `None` below 64, 130 and 662 rounds. Whatever is `None` for
-    another reason has that reason in `notes`, or in `reason` where the row is refused.
+    another reason has that reason in `notes`, or in `reason` where the row is refused. `gpu` is what a session on a GPU
+    tells beyond that; see `bench.gpu_latency`.
     """
 
     label: str
@@ -98,6 +100,7 @@ class BenchRow:
     status: Literal["ok", "refused"] = "ok"
     reason: str = ""
     notes: tuple[str, ...] = ()
+    gpu: GpuLatency | None = None
     describe: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -160,7 +163,7 @@ class BenchResult:
                 "upgrade with: pip install -U yolo-compress"
             )
         try:
-            rows = tuple(_build(BenchRow, row) for row in tree["rows"])
+            rows = tuple(_row(row) for row in tree["rows"])
             return _build(cls, {**tree, "rows": rows})
         except (KeyError, TypeError) as error:
             raise DataError(
@@ -171,6 +174,11 @@ class BenchResult:
 def finite_or_none(value: float) -> float | None:
     """Return a number, or None for the -1 and NaN that say that there was nothing to average."""
     return None if value < 0 or math.isnan(value) else float(value)
+
+
+def _row(tree: dict[str, Any]) -> BenchRow:
+    gpu = tree.get("gpu")  # files of before it was measured have none
+    return _build(BenchRow, {**tree, "gpu": None if gpu is None else GpuLatency.from_dict(gpu)})
 
 
 def _build(cls: Any, tree: dict[str, Any]) -> Any:

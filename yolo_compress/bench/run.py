@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from yolo_compress.artifacts import sha256_path, size_bytes
-from yolo_compress.bench import accuracy, latency, machine
+from yolo_compress.bench import accuracy, gpu_latency, latency, machine
 from yolo_compress.bench.confidence import confidence
 from yolo_compress.bench.memory import measure_memory
 from yolo_compress.bench.result import BenchResult, BenchRow, Candidate
@@ -20,6 +20,7 @@ from yolo_compress.bench.verdict import check_classes, refusals
 from yolo_compress.bench.yolo_val import yolo_val_map50_95
 from yolo_compress.engines import engine_for
 from yolo_compress.engines.protocol import Session
+from yolo_compress.engines.timed import TimedSession
 from yolo_compress.errors import DataError, EngineError, UsageError
 from yolo_compress.host.checkpoint import count, load_model
 from yolo_compress.host.data import DataSpec, letterbox, read_image
@@ -260,6 +261,10 @@ def _speeds(
         )
         if batch is not None:
             rows[index] = _with_batch(rows[index], sessions[index], inputs, batch=batch, images=rounds)
+        session = sessions[index]
+        if isinstance(session, TimedSession):
+            progress(f"bench: GPU time of {rows[index].label}")
+            rows[index] = replace(rows[index], gpu=gpu_latency.measure(session, inputs))
     return rows, float(np.median(timings.preprocess)) * 1e3
 
 

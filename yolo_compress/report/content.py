@@ -121,6 +121,7 @@ def notes(bench: Mapping[str, Any], run: Mapping[str, Any] | None) -> list[str]:
                 f"{row['label']}: its latency is marked *, since the quartiles lie {100 * row['latency_spread']:.0f} % "
                 "of the median apart; the machine was not quiet. Trust the paired ratio more than the milliseconds."
             )
+        found += [f"{row['label']}: {warning}." for warning in (row.get("gpu") or {}).get("warnings") or ()]
         kept = (row.get("describe") or {}).get("notes") or ()
         found += [f"{row['label']}: {note}" for note in (*(row.get("notes") or ()), *kept)]
     found += [str(note) for note in bench.get("notes") or ()]
@@ -192,6 +193,28 @@ def confidence_table(bench: Mapping[str, Any]) -> Table | None:
     return Table(("Candidate", "Best score limit", "Shift", "F1 there", "Calibration error"), lines)
 
 
+def gpu_table(bench: Mapping[str, Any]) -> Table | None:
+    """Return what the parts of a query took on a GPU, or None where none was used."""
+    rows = [(row, row["gpu"]) for row in bench["rows"] if row.get("gpu")]
+    if not rows:
+        return None
+    header = ("Candidate", "Compute p50 (ms)", "p95 (ms)", "p99 (ms)", "Variation (%)", "Enqueue p50 (ms)")
+    header += ("Upload p50 (ms)", "Download p50 (ms)", "Sum p50 (ms)", "Queued images/s", "Queries", "CUDA graph")
+    lines = tuple(
+        (
+            str(row["label"]),
+            *(number(gpu["compute"].get(key), 3) for key in ("median_ms", "p95_ms", "p99_ms")),
+            number(gpu["compute"].get("variation"), 1, scale=100),
+            *(number(gpu[part].get("median_ms"), 3) for part in ("enqueue", "upload", "download", "latency")),
+            number(gpu.get("queued_images_per_s")),
+            str(gpu.get("queries", ABSENT)),
+            "yes" if gpu.get("graph") else "no",
+        )
+        for row, gpu in rows
+    )
+    return Table(header, lines, frozenset({0, 11}))
+
+
 def classes_table(bench: Mapping[str, Any]) -> Table | None:
     """Return mAP50-95 per class and candidate, the largest loss against the first candidate at the top, or None."""
     rows = bench["rows"]
@@ -227,6 +250,18 @@ def method(bench: Mapping[str, Any]) -> list[str]:
     printed = ", ".join(
         f"{number(row.get('yolo_val_map50_95'), 2, scale=100)} ({row['label']})" for row in bench["rows"]
     )
+    gpu = next((row["gpu"] for row in bench["rows"] if row.get("gpu")), None)
+    on_gpu = (
+        ()
+        if gpu is None
+        else (
+            "GPU times: one query at a time on one stream, each waited for, for "
+            f"{number(gpu.get('duration_s'))} s after {number(gpu.get('warmup_ms'), 0)} ms of warm-up. Compute and copies "
+            "are by events on the device, enqueue by the host's clock; their sum leaves out how long a query waits. "
+            "Queued images/s: queries queued without waiting and without copies. Candidates follow each other here, so "
+            "the paired ratio says more about which is faster.",
+        )
+    )
     return [
         "Accuracy and latency of a candidate come from the same file and the same loaded session, at "
         f"{bench.get('imgsz', ABSENT)} pixels.",
@@ -244,6 +279,7 @@ def method(bench: Mapping[str, Any]) -> list[str]:
         f"candidate, {bench['rows'][0]['label']}; its median and quartiles are shown.",
         f"Not part of a latency: preparing an image ({number(bench.get('preprocess_ms_p50'), 2)} ms, median) and "
         f"post-processing at a score above {known['postprocess_conf']} ({post}).",
+        *on_gpu,
         "Images/s: one candidate at a time fed without a pause, median of three alternating blocks.",
         "Peak memory: the most that a fresh process held which loaded the file and ran it five times, Python included.",
         "A candidate is refused a latency when its output is not finite, when it detects nothing, or when its mAP50-95 "

@@ -40,6 +40,7 @@ def page(bench: Mapping[str, Any], run: Mapping[str, Any] | None, png: bytes) ->
         run_status=(run or {}).get("status"),
         layers=content.layer_tables(run),
         classes=content.classes_table(bench),
+        gpu=content.gpu_table(bench),
         confidence=content.confidence_table(bench),
         method=content.method(bench),
         environment=content.environment(bench, run),

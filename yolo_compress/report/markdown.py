@@ -14,6 +14,9 @@ def document(bench: Mapping[str, Any], run: Mapping[str, Any] | None = None) -> 
     """Return the whole report; it refers to `pareto.png` beside it."""
     parts = ["# Compression report", content.summary(bench), table(content.candidates_table(bench))]
     parts.append("![mAP50-95 against latency](pareto.png)")
+    gpu = content.gpu_table(bench)
+    if gpu:
+        parts += ["## GPU", table(gpu)]
     confidence = content.confidence_table(bench)
     if confidence:
         parts += ["## Scores", table(confidence)]

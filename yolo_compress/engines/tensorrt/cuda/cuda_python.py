@@ -1,5 +1,5 @@
 # Copyright (C) 2026 yolo_compress contributors. SPDX-License-Identifier: AGPL-3.0-or-later
-"""CUDA through NVIDIA's cuda-python: a wheel, no compiler, no PyTorch. Its calls return their errors, and all are read."""
+"""CUDA through NVIDIA's cuda-python, a wheel without PyTorch; its calls return their errors, and every one is read."""
 
 from __future__ import annotations
 

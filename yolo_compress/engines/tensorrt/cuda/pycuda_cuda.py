@@ -1,5 +1,5 @@
 # Copyright (C) 2026 yolo_compress contributors. SPDX-License-Identifier: AGPL-3.0-or-later
-"""CUDA through PyCUDA, on the primary context only: a context of its own is one that TensorRT and PyTorch do not share."""
+"""CUDA through PyCUDA, on the primary context only: TensorRT and PyTorch do not share one that it makes for itself."""
 
 from __future__ import annotations
 

@@ -15,6 +15,8 @@ from numpy.typing import DTypeLike
 from yolo_compress.engines.tensorrt.cuda import check_copy, check_index
 from yolo_compress.errors import EngineError, MissingDependency
 
+MODE = "thread_local"  # other threads may allocate while this one captures
+
 
 def open_cuda(index: int) -> TorchCuda:
     """Return a GPU; see `choose`."""
@@ -156,9 +158,11 @@ class TorchCuda:
     def graph(self, stream: TorchStream, enqueue: Callable[[], None]) -> TorchGraph:
         """Capture; other threads go on meanwhile."""
         graph = self.torch.cuda.CUDAGraph()
-        with _told("CUDA graph capture"), self.current():
-            with self.torch.cuda.graph(graph, stream=stream.stream, capture_error_mode="thread_local"):
-                enqueue()
+        cuda = self.torch.cuda
+        # the stream outside too: where a capture fails, the inner block leaves it the thread's current one
+        outside, inside = cuda.stream(stream.stream), cuda.graph(graph, stream=stream.stream, capture_error_mode=MODE)
+        with _told("CUDA graph capture"), self.current(), outside, inside:
+            enqueue()
         return TorchGraph(self.torch, graph, stream)
 
     def device_name(self) -> str:
