@@ -85,8 +85,8 @@ def build(
     if precision == "int8" and source.suffix == ".pt":
         if data is None:
             raise UsageError("an int8 engine needs images to choose ranges on; give data=FILE.yaml")
-        options = {"target": engine if engine in ("openvino", "onnxruntime") else "openvino", **options}
-        quantizing = read_section(QuantizeSection, "quantize", section, options)
+        scheme = {"target": engine if engine in ("openvino", "onnxruntime") else "openvino"}
+        quantizing = read_section(QuantizeSection, "quantize", section, options if section else {**scheme, **options})
         place = {"device": "cpu", "run_dir": folder, "progress": progress}
         context = stages.context_for(source, data, imgsz=imgsz, **place)  # type: ignore[arg-type]
         source = stages.quantize_checkpoint(source, folder / "qdq", context, quantizing).outputs["qdq"]

@@ -214,6 +214,8 @@ def _pin(trt: ModuleType | Any, caps: Capabilities, network: Any, config: Any, w
 
 
 def _read_timings(config: Any, path: Path) -> list[str]:
+    if path.is_dir():
+        raise DataError(f"timing cache '{path}' is a folder; give a file: timing_cache={path / 'timings'}")
     try:
         content = path.read_bytes() if path.is_file() else b""
     except OSError as error:

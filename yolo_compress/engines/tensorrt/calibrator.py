@@ -22,7 +22,7 @@ class Memory(Protocol):
     """The part of the CUDA back end that calibration needs."""
 
     def device(self, nbytes: int) -> Any:
-        """Return device memory with an integer `address`."""
+        """Return device memory with an integer `address` and a method `free`."""
         ...
 
     def upload(self, host: np.ndarray, buffer: Any, stream: Any = None) -> None:
@@ -97,7 +97,9 @@ def make_calibrator(
                 self._guard(lambda: write(bytes(content)))
 
         def finish(self) -> None:
-            """Let go of device memory and raise what a callback has raised."""
+            """Free device memory and raise what a callback has raised."""
+            if self.buffer is not None:
+                self.buffer.free()
             self.buffer = self.cuda = None
             if self in _ALIVE:
                 _ALIVE.remove(self)

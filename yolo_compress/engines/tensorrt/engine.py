@@ -138,7 +138,7 @@ class TensorRt:
         check_file(path, self.suffix)
         from yolo_compress.engines.tensorrt.session import TensorRtSession  # CUDA, which a build need not have
 
-        return TensorRtSession(path, self.module, device, threads)
+        return TensorRtSession(path, self.module, device=device, threads=threads)
 
     def profile(self, path: Path, images: np.ndarray, *, rounds: int, threads: int | None = None) -> dict[str, float]:
         """Refuse: TensorRT fuses layers across modules, so that their times are of no module."""

@@ -31,7 +31,8 @@ def half_graph(model: onnx.ModelProto) -> onnx.ModelProto:
     half precision cannot hold, and the decoding behind the head's last convolutions, stay in float32 between casts.
 
     Raises:
-        EngineError: The graph cannot be raised to the opset that has half scales, or its types cannot be inferred.
+        EngineError: It holds an unknown operator, types that cannot be inferred, or cannot be raised to the opset that
+            has half scales.
     """
     onnx = require("onnx", extra="onnx", purpose="ONNX files")
     model = _raised(onnx, model) if any(node.op_type in QUANTIZERS for node in model.graph.node) else model
@@ -51,7 +52,11 @@ def half_graph(model: onnx.ModelProto) -> onnx.ModelProto:
     constants = [value for value in [*model.graph.initializer, *writer.constants.values()] if value.name in used]
     del result.graph.initializer[:]
     result.graph.initializer.extend(constants)
-    onnx.checker.check_model(result, full_check=True)
+    try:
+        onnx.checker.check_model(result, full_check=True)  # every operator, and that types meet
+    except Exception as error:  # the checker raises classes of its own C++ module
+        reason = " ".join(str(error).split())[:300]
+        raise EngineError(f"the graph cannot be written in half precision: {reason}") from error
     return result
 
 
