@@ -16,7 +16,7 @@ from yolo_compress.quantize import quantize_onnx
 
 @pytest.fixture(scope="session")
 def graphs(tmp_path_factory) -> Path:
-    """Return a folder with checkpoint, `*_float.onnx` and `*_qdq.onnx` of two families, one of them with attention."""
+    """Return checkpoint, `*_float.onnx` and `*_qdq.onnx` of two families, and `yolov8n_free.onnx` of any batch."""
     folder = tmp_path_factory.mktemp("graphs")
     images = read_data(write_data(folder / "data")).train
     for family in ("yolov8n", "yolo26n"):
@@ -24,4 +24,5 @@ def graphs(tmp_path_factory) -> Path:
         save_model(tiny_model(family), folder / f"{family}.pt")
         export_onnx(folder / f"{family}.pt", source, imgsz=64)
         quantize_onnx(source, out, images=images, imgsz=64, target="tensorrt")
+    export_onnx(folder / "yolov8n.pt", folder / "yolov8n_free.onnx", imgsz=64, free_batch=True)
     return folder

@@ -9,7 +9,7 @@ import json
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from ultralytics.nn.backends.base import BaseBackend
 
@@ -184,6 +184,7 @@ any_layer = st.fixed_dictionaries(
 )
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.text(max_size=9) | any_layer | json_values, max_size=4))
 def test_whatever_layers_hold_they_are_counted(layers):
     found = inspected(*layers)
@@ -198,8 +199,7 @@ def test_stock_ultralytics_reads_the_header_and_finds_the_plan(tmp_path):
     offset, read = BaseBackend.engine_header(path)
     assert path.read_bytes()[offset:] == b"the plan"
     assert read == metadata == BaseBackend.read_metadata(path)
-    backend = BaseBackend.__new__(BaseBackend)
-    backend.dynamic = False
+    backend = SimpleNamespace(dynamic=False)
     BaseBackend.apply_metadata(backend, read)
     assert backend.names == ast.literal_eval(metadata["names"])
     assert (backend.imgsz, backend.stride) == ([64, 64], 32)
