@@ -250,18 +250,6 @@ def method(bench: Mapping[str, Any]) -> list[str]:
     printed = ", ".join(
         f"{number(row.get('yolo_val_map50_95'), 2, scale=100)} ({row['label']})" for row in bench["rows"]
     )
-    gpu = next((row["gpu"] for row in bench["rows"] if row.get("gpu")), None)
-    on_gpu = (
-        ()
-        if gpu is None
-        else (
-            "GPU times: one query at a time on one stream, each waited for, for "
-            f"{number(gpu.get('duration_s'))} s after {number(gpu.get('warmup_ms'), 0)} ms of warm-up. Compute and copies "
-            "are by events on the device, enqueue by the host's clock; their sum leaves out how long a query waits. "
-            "Queued images/s: queries queued without waiting and without copies. Candidates follow each other here, so "
-            "the paired ratio says more about which is faster.",
-        )
-    )
     return [
         "Accuracy and latency of a candidate come from the same file and the same loaded session, at "
         f"{bench.get('imgsz', ABSENT)} pixels.",
@@ -279,13 +267,26 @@ def method(bench: Mapping[str, Any]) -> list[str]:
         f"candidate, {bench['rows'][0]['label']}; its median and quartiles are shown.",
         f"Not part of a latency: preparing an image ({number(bench.get('preprocess_ms_p50'), 2)} ms, median) and "
         f"post-processing at a score above {known['postprocess_conf']} ({post}).",
-        *on_gpu,
+        *_gpu_method(bench),
         "Images/s: one candidate at a time fed without a pause, median of three alternating blocks.",
         "Peak memory: the most that a fresh process held which loaded the file and ran it five times, Python included.",
         "A candidate is refused a latency when its output is not finite, when it detects nothing, or when its mAP50-95 "
         f"is below {known['min_accuracy_share']} of the best float candidate of the same weights.",
         f"Threads: {threads}.",
     ]
+
+
+def _gpu_method(bench: Mapping[str, Any]) -> tuple[str, ...]:
+    gpu = next((row["gpu"] for row in bench["rows"] if row.get("gpu")), None)
+    if gpu is None:
+        return ()
+    return (
+        f"GPU times: one query at a time on one stream, each waited for, over {number(gpu.get('duration_s'))} s after "
+        f"{number(gpu.get('warmup_ms'), 0)} ms of warm-up. Compute and copies by events on the device, enqueue by the "
+        "host's clock; the sum of upload, compute and download leaves out preparing and post-processing. Queued "
+        "images/s: queries queued without waiting and without copies. Candidates follow each other here, so the paired "
+        "ratio says more about which one is faster.",
+    )
 
 
 def _plain(value: Any) -> str:

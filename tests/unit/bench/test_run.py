@@ -11,20 +11,27 @@ import numpy as np
 import pytest
 
 from yolo_compress.bench import BenchResult, Candidate, run, run_bench
+from yolo_compress.bench.gpu_latency import GpuLatency, Spread
 from yolo_compress.bench.memory import Memory
 from yolo_compress.errors import DataError, EngineError, UsageError
 from yolo_compress.host.data import labels_for, read_data
 
 MEMORY = Memory(20, 80, 123.5)
+SPREAD = Spread(4.0, 4.1, 3.9, 5.0, 0.01, 4.5, None, None)
+GPU = GpuLatency(
+    90, 7, 3.0, 1, True, *[SPREAD] * 5, 240.0, (4.0, 4.1), ("unstable",), "unavailable: x", "unavailable: x"
+)
 IMGSZ = 64  # of the square test images, so that letterboxing changes nothing
 
 
 class FakeSession:
     """Knows the images by their content and answers with their labels, slowly or wrongly if told to."""
 
-    def __init__(self, answers, *, sleep=0.001, mode="right", precision="fp32", most=1):
+    def __init__(self, answers, *, sleep=0.001, mode="right", precision="fp32", most=1, timed=False):
         self.answers, self.sleep, self.mode, self.precision, self.most = answers, sleep, mode, precision, most
         self.calls, self.closed = 0, False
+        if timed:  # as a session on a GPU
+            self.timed_infer = self.queued_infer = self.infer
 
     def infer(self, images):
         assert not self.closed
@@ -114,6 +121,23 @@ def test_a_benchmark_measures_everything(bench, data):
     assert (result.images, result.images_available, result.objects) == (4, 4, 8)
     assert result.settings["rounds"] == 8
     assert "steal_s" in result.machine
+    assert BenchResult.from_json(result.to_json()) == result
+
+
+def test_a_session_on_a_gpu_tells_more(bench, monkeypatch):
+    asked = []
+
+    def measure(session, inputs):
+        asked.append((session, len(inputs), inputs[0].shape))
+        return GPU
+
+    monkeypatch.setattr(run.gpu_latency, "measure", measure)
+    lines = []
+    result = bench({"cpu": {}, "gpu": {"timed": True}, "broken": {"timed": True, "mode": "nan"}}, progress=lines.append)
+    assert [row.gpu for row in result.rows] == [None, GPU, None]
+    assert asked == [(bench.sessions["gpu"], 4, (1, 3, IMGSZ, IMGSZ))]
+    assert "bench: GPU time of gpu" in lines
+    assert result.rows[1].latency_ratio_p50 > 0  # beside what every candidate gets
     assert BenchResult.from_json(result.to_json()) == result
 
 

@@ -69,10 +69,12 @@ class Lane:
         return perf_counter() - begin
 
     def close(self) -> None:
-        """Give everything back, the context last: TensorRT may still use what it was told of."""
+        """Give everything back; the lane's thread may keep the empty lane for as long as it lives."""
         self.stream.synchronize()
         self._release()
         self.context = None
+        self.events.clear()
+        del self.stream
 
     def _load(self, images: np.ndarray) -> None:
         self.tensors.check(images)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import threading
 from contextlib import suppress
@@ -22,11 +23,23 @@ from yolo_compress.engines.tensorrt.tensors import read_tensors
 from yolo_compress.engines.timed import QueryTimes
 from yolo_compress.errors import DataError, EngineError
 
-# What TensorRT logs when it refuses a plan, and what that means. The texts are those of 8.0 to 10.12.
+TITLES = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}
+# What TensorRT logs when it refuses a plan, what that means, and what to do. The texts are those of 8.0 to 10.12.
+BUILD = "build it on this machine: yolo-compress build model=WEIGHTS engine={module}"
 REFUSALS = (
-    (r"incompatible device|expecting compute|Target GPU SM|Platform specific tag", "it was built for another GPU"),
-    (r"library version|Version tag|version of TensorRT", "it was built by another version than the {version} here"),
-    (r"[Mm]agic tag", "it is not an engine of this runtime, or damaged"),
+    (
+        r"incompatible device|expecting compute|Target GPU SM|Platform specific tag",
+        "it was built for another GPU",
+        BUILD,
+    ),
+    (
+        r"library version|Version tag|version of TensorRT",
+        "it was built by another version than the {version} here",
+        BUILD,
+    ),
+    (r"[Mm]agic tag", "it is not an engine of {title}, or damaged", BUILD),
+    (r"cudaError|Cuda Runtime", "CUDA failed meanwhile", "see with nvidia-smi whether GPU and memory are free"),
+    (r"", "{title} {version} refused it", BUILD),
 )
 OTHER_MODEL = "different models of devices"  # a warning: it runs, with kernels that were timed elsewhere
 LOWEST_FIRST = ("int8", "fp8", "bf16", "fp16", "fp32")
@@ -66,6 +79,7 @@ class TensorRtSession:
         self.cuda: Cuda = choose(cuda, index=index) if cuda is None or isinstance(cuda, str) else cuda
         self.trt: ModuleType | Any = load_module(module_name)
         self.path, self.module_name, self.index, self.metadata = path, module_name, index, metadata
+        self.title = TITLES[module_name]
         self.logger = logger_for(self.trt)
         self.notes: list[str] = []
         if threads is not None:
@@ -154,8 +168,8 @@ class TensorRtSession:
         core, cores = int(self.metadata["dla"]), getattr(self.runtime, "num_DLA_cores", 0)
         if core >= cores:
             raise EngineError(
-                f"'{self.path}' was built for DLA core {core} and TensorRT {self.trt.__version__} sees {cores} here; "
-                f"build it for the GPU: yolo-compress build model=WEIGHTS engine={self.module_name}"
+                f"'{self.path}' was built for DLA core {core} and {self.title} {self.trt.__version__} sees {cores} "
+                f"here; build it for the GPU: yolo-compress build model=WEIGHTS engine={self.module_name}"
             )
         self.runtime.DLA_core = core
         return core
@@ -165,11 +179,11 @@ class TensorRtSession:
         engine = self.runtime.deserialize_cuda_engine(plan)
         said = " ".join(text for _, text in self.logger.messages)
         if engine is None:
-            found = (meaning for pattern, meaning in REFUSALS if re.search(pattern, said))
-            meaning = next(found, "TensorRT {version} refused it").format(version=self.trt.__version__)
+            meaning, remedy = next(rest for pattern, *rest in REFUSALS if re.search(pattern, said))
+            facts = {"title": self.title, "version": self.trt.__version__, "module": self.module_name}
+            reason = last_error(self.logger) or "it gave no reason"
             raise EngineError(
-                f"'{self.path}' cannot be loaded: {meaning} ({last_error(self.logger) or 'it gave no reason'}); build "
-                f"it on this machine: yolo-compress build model=WEIGHTS engine={self.module_name}"
+                f"'{self.path}' cannot be loaded: {meaning.format(**facts)} ({reason}); {remedy.format(**facts)}"
             )
         if OTHER_MODEL in said:
             self.notes.append("built on another model of GPU, so its kernels were not chosen for this one")
@@ -212,10 +226,10 @@ def _read(path: Path) -> tuple[dict[str, Any], bytes]:
 
 
 def _declared(metadata: dict[str, Any]) -> str:
-    """Return the precision that the header of a file claims, for engines whose layers cannot be asked."""
-    if isinstance(metadata.get("precision"), str):
-        return metadata["precision"]
-    with suppress(AttributeError):  # a header of another tool
-        arguments = metadata.get("args", {})
-        return next((name for key, name in (("int8", "int8"), ("half", "fp16")) if arguments.get(key)), "unknown")
-    return "unknown"
+    """Return the precision that the header of a file claims, ours or Ultralytics', for layers that cannot be asked."""
+    with suppress(KeyError, TypeError, ValueError):
+        return str(json.loads(metadata["yolo_compress"])["build"]["precision"])
+    arguments = metadata.get("args")
+    if not isinstance(arguments, dict):
+        return "unknown"
+    return next((name for key, name in (("int8", "int8"), ("half", "fp16")) if arguments.get(key)), "unknown")

@@ -180,12 +180,14 @@ def check_index(index: int, count: int) -> None:
         raise UsageError(f"device=cuda:{index} was given and CUDA sees {count} here; give one below cuda:{count}")
 
 
-def check_copy(host: np.ndarray, buffer: Buffer) -> None:
-    """Refuse copies that would reach past a buffer, or that hold gaps.
+def check_copy(host: np.ndarray, buffer: Buffer, *, fills: bool = False) -> None:
+    """Refuse copies that would reach past a buffer, that hold gaps, or that fill what may not be written.
 
     Raises:
-        ValueError: The array is not contiguous or larger than the buffer.
+        ValueError: The array is not contiguous, larger than the buffer, or read-only.
     """
+    if fills and not host.flags.writeable:
+        raise ValueError("the array of a download has to be writeable")
     if not host.flags.c_contiguous:
         raise ValueError("the array of a copy has to be contiguous")
     if host.nbytes > buffer.nbytes or not buffer.address:

@@ -187,9 +187,7 @@ class CudaPython:
 
     def download(self, buffer: PythonBuffer, host: np.ndarray, stream: PythonStream | None = None) -> None:
         """Copy from the device."""
-        check_copy(host, buffer)
-        if not host.flags.writeable:
-            raise ValueError("the array of a download has to be writeable")
+        check_copy(host, buffer, fills=True)
         self._copy(host.ctypes.data, buffer.address, host.nbytes, self._down, stream)
 
     def stream(self) -> PythonStream:

@@ -10,7 +10,7 @@ TIMEOUT_S = 60.0
 # The driver alone, through ctypes: no package of NVIDIA has to be there, and none is loaded.
 QUESTION = """
 import ctypes, sys
-index = int(sys.argv[1])
+index = int(input())
 name = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 try:
     driver = ctypes.CDLL(name)
@@ -43,8 +43,8 @@ def gpu_unusable(index: int = 0, *, question: str = QUESTION, timeout_s: float =
     """
     try:
         child = subprocess.run(
-            [sys.executable, "-I", "-c", question, str(index)],
-            stdin=subprocess.DEVNULL,
+            [sys.executable, "-I", "-c", question],
+            input=str(index),
             capture_output=True,
             text=True,
             errors="replace",

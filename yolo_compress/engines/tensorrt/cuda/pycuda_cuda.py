@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -134,8 +135,10 @@ class PyCuda:
 
     def pinned(self, shape: Sequence[int], dtype: DTypeLike) -> np.ndarray:
         """Return an array in page-locked memory."""
+        nbytes = math.prod(shape) * np.dtype(dtype).itemsize
         with self.current():
-            return self.driver.pagelocked_empty(tuple(shape), np.dtype(dtype))
+            block = self.driver.pagelocked_empty((max(nbytes, 1),), np.uint8)
+        return block[:nbytes].view(dtype).reshape(tuple(shape))
 
     def upload(self, host: np.ndarray, buffer: PyCudaBuffer, stream: PyCudaStream | None = None) -> None:
         """Copy to the device."""
@@ -148,7 +151,7 @@ class PyCuda:
 
     def download(self, buffer: PyCudaBuffer, host: np.ndarray, stream: PyCudaStream | None = None) -> None:
         """Copy from the device."""
-        check_copy(host, buffer)
+        check_copy(host, buffer, fills=True)
         with self.current():
             if stream is None:
                 self.driver.memcpy_dtoh(host, buffer.memory)

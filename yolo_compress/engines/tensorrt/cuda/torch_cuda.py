@@ -142,7 +142,7 @@ class TorchCuda:
 
     def download(self, buffer: TorchBuffer, host: np.ndarray, stream: TorchStream | None = None) -> None:
         """Copy from the device."""
-        check_copy(host, buffer)
+        check_copy(host, buffer, fills=True)
         self._copy(buffer.tensor[: host.nbytes], self.torch.from_numpy(host.reshape(-1).view(np.uint8)), stream)
 
     def stream(self) -> TorchStream:
