@@ -293,9 +293,9 @@ def _claims(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     value = statistics.median(worse)
     moved = median("original_with_1024_bins")
     fuzz = (
-        f"of {cases} damaged calibration caches ({CASES} each: {', '.join(row['kind'] for row in fuzzed)}), so many made "
-        f"the parser raise anything but DataError, take over {SLOW_SECONDS:g} s, read a scale that is not finite and "
-        "above zero, or read what it does not write again"
+        f"of {cases} damaged calibration caches ({', '.join(row['kind'] for row in fuzzed)}: {CASES} each), so many "
+        f"made the parser raise anything but DataError, take over {SLOW_SECONDS:g} s, read a scale that is not finite "
+        "and above zero, or read what it does not write again"
     )
     told = (
         f"median over the {len(compared)} activation tensors of {MODEL} that the tensorrt scheme quantizes, {IMAGES} "

@@ -90,7 +90,7 @@ def entropy(seen: Histogram, form: Form, through: Function | None = None) -> tup
         edge = min((entropy_length(counts, LEVELS) + 0.5) * peak / HALF_BINS, peak)
         return -edge, edge
     edges = np.linspace(-peak, peak, 2 * HALF_BINS + 2)
-    edge = min(edges[HALF_BINS + 1 + entropy_threshold(seen.between(edges), LEVELS)], peak)
+    edge = min(float(edges[HALF_BINS + 1 + entropy_threshold(seen.between(edges), LEVELS)]), peak)
     return max(-edge, seen.low), min(edge, seen.high)
 
 
