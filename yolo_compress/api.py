@@ -12,16 +12,18 @@ from yolo_compress import pipeline, stages
 from yolo_compress import recipe as recipes
 from yolo_compress.bench import BenchResult, Candidate, run_bench
 from yolo_compress.building import PROJECT, build, read_section
+from yolo_compress.engines.tensorrt.cache import known_algorithm, version_number
 from yolo_compress.errors import DataError, UsageError
 from yolo_compress.host.checkpoint import describe
 from yolo_compress.host.cli import check_keys, native_keys
 from yolo_compress.pipeline import RunResult
+from yolo_compress.quantize import strip_quantizers
 from yolo_compress.recipe import BenchSection, PruneSection, QuantizeSection, Recipe
 from yolo_compress.report import ReportFiles, write_report
 from yolo_compress.sensitivity import sensitivity
 from yolo_compress.train import disable, enable, train
 
-__all__ = ("bench", "build", "disable", "enable", "prune", "quantize", "report", "run", "sensitivity", "train")
+__all__ = ("bench", "build", "cache", "disable", "enable", "prune", "quantize", "report", "run", "sensitivity", "train")
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,8 @@ def prune(
 def quantize(
     model: str | Path,
     *,
-    data: str | Path,
+    data: str | Path | None = None,
+    cache: str | Path | None = None,
     imgsz: int = 640,
     section: QuantizeSection | None = None,
     project: str | Path = PROJECT,
@@ -90,6 +93,7 @@ def quantize(
     Args:
         model: Trained checkpoint, or a float ONNX that Ultralytics exported.
         data: Data YAML; training images choose the ranges.
+        cache: A calibration cache of TensorRT whose scales are taken instead; the target is tensorrt then.
         imgsz: Side of the square input in pixels.
         section: The options as one object.
         project: Folder that holds results.
@@ -98,15 +102,57 @@ def quantize(
         options: The options one by one, such as range="mse"; see `QuantizeSection`.
 
     Raises:
-        UsageError: An option is out of range, or the model is quantized already.
-        DataError: Weights or data are missing or damaged.
+        UsageError: An option is out of range or settled by the cache, the model is quantized already, or the cache
+            belongs to another one.
+        DataError: Weights, data or cache are missing or damaged, or the cache lacks tensors.
         GateNotMet: More accuracy is lost than `max_drop` with every layer in float that may be.
     """
     chosen = read_section(QuantizeSection, "quantize", section, options)
+    if (data is None) == (cache is None):
+        raise UsageError(
+            "ranges come from images or from a calibration cache of TensorRT; give one of data=FILE.yaml and cache=FILE"
+        )
+    if cache is not None:
+        source = Path(model)
+        folder = Path(project) / (name or f"{source.stem}_int8")
+        made = stages.quantize_from_cache_file(source, folder, Path(cache), chosen, imgsz=imgsz)
+        return Made(made.outputs["qdq"], dict(made.metrics), made.notes, dict(made.tables))
     context = stages.context_for(model, data, imgsz=imgsz, device="cpu", run_dir=Path(project), progress=progress)
     folder = Path(project) / (name or f"{context.model.stem}_int8")
     made = stages.quantize_checkpoint(context.model, folder, context, chosen)
     return Made(made.outputs["qdq"], dict(made.metrics), made.notes, dict(made.tables))
+
+
+def cache(
+    model: str | Path,
+    *,
+    trt_version: str | int,
+    algorithm: str = "EntropyCalibration2",
+    project: str | Path = PROJECT,
+    name: str | None = None,
+) -> Made:
+    """Turn a Q/DQ ONNX into a float ONNX, a calibration cache and the list of layers that stay in float.
+
+    TensorRT up to 10.16 builds an engine from the three where it cannot from quantizers, as for DLA up to 10.7.
+
+    Args:
+        model: ONNX with symmetric int8 quantizers, made by `quantize` with target=tensorrt or by something else.
+        trt_version: Of the TensorRT that is to read the cache, such as 10.3.0 or 100300; others ignore it.
+        algorithm: Of the calibrator that is to read it, EntropyCalibration2 or MinMaxCalibration.
+        project: Folder that holds results.
+        name: Folder name of this one; the model's name with `_cache` when not given.
+
+    Raises:
+        UsageError: No such version or algorithm, or quantizers that a cache cannot say.
+        DataError: The model is missing or damaged.
+        UnsupportedModel: Something else than a DequantizeLinear reads codes.
+    """
+    source = Path(model)
+    version, calibrator = version_number(trt_version), known_algorithm(algorithm)
+    stripped = strip_quantizers(source, version=version, algorithm=calibrator)
+    files = stripped.write(Path(project) / (name or f"{source.stem}_cache"))
+    metrics = {"tensors with a scale": len(stripped.cache.scales), "layers to keep in float": len(stripped.pins)}
+    return Made(files[0], metrics, (*(f"wrote {file}" for file in files[1:]), *stripped.notes()))
 
 
 def bench(

@@ -6,7 +6,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,23 @@ from yolo_compress.bench.run import evenly
 from yolo_compress.calibrate import choose, write_manifest
 from yolo_compress.engines import engine_for, get_engine
 from yolo_compress.engines.cascade import SUFFIX, write_cascade
+from yolo_compress.engines.tensorrt.cache import CalibrationCache
 from yolo_compress.engines.tensorrt.engine import TensorRt
+from yolo_compress.engines.tensorrt.key import check_graph
 from yolo_compress.errors import CompressError, UsageError
 from yolo_compress.host import checkpoint
 from yolo_compress.host.cpu import use_all_cores
 from yolo_compress.host.data import DataSpec, image_batches, labelled_batches, read_data, sample
 from yolo_compress.host.export import export_native, export_onnx
 from yolo_compress.prune import prune
-from yolo_compress.quantize import Learned, QuantizeResult, onnx_sensitivity, quantize_learned, quantize_onnx
+from yolo_compress.quantize import (
+    Learned,
+    QuantizeResult,
+    onnx_sensitivity,
+    quantize_from_cache,
+    quantize_learned,
+    quantize_onnx,
+)
 from yolo_compress.quantize.mixed import Mixed, fewest_in_float
 from yolo_compress.recipe import PruneSection, QuantizeSection, Recipe
 from yolo_compress.timing import timing_for
@@ -240,12 +249,7 @@ def quantize_checkpoint(
         section: How.
         free_batch: The graph of a checkpoint takes any number of images, else one at a time.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    floating = source
-    if source.suffix == ".pt":
-        floating = export_onnx(source, folder / "float.onnx", imgsz=context.imgsz, free_batch=free_batch)
-    elif source.suffix != ".onnx":
-        raise UsageError(f"'{source}' cannot be quantized; give a checkpoint (.pt) or a float .onnx")
+    floating = _floating(source, folder, context.imgsz, free_batch=free_batch)
     notes: tuple[str, ...] = ()
     if source.suffix == ".pt" and section.learned:
         model = checkpoint.load_model(source)
@@ -290,6 +294,40 @@ def carries_scales(source: Path) -> bool:
     model = checkpoint.load_model(source)
     learned = Learned.read(model)
     return learned is not None and learned.fits(model)
+
+
+def quantize_from_cache_file(
+    source: Path, folder: Path, cache: Path, section: QuantizeSection, *, imgsz: int
+) -> StageResult:
+    """Quantize a checkpoint, or a float ONNX, at the scales of a calibration cache of TensorRT.
+
+    Raises:
+        UsageError: An option is given that the cache settles, or it belongs to another model.
+        DataError: The cache is damaged, or lacks tensors.
+    """
+    settled = sorted(section.model_fields_set - {"target", "keep"})
+    if "target" in section.model_fields_set and section.target != "tensorrt":
+        raise UsageError(f"a calibration cache holds scales for target=tensorrt, and target={section.target} was given")
+    if settled:
+        raise UsageError(f"a calibration cache settles how ranges are chosen; leave out {', '.join(settled)}")
+    scales = CalibrationCache.read(cache)
+    floating = _floating(source, folder, imgsz)
+    notes: tuple[str, ...] = ()
+    if not check_graph(cache, floating):
+        notes = (f"nothing says which weights '{cache.name}' was calibrated with; only its names were compared",)
+    made = quantize_from_cache(floating, folder / "int8.onnx", scales, keep=section.keep)
+    result = _quantized(made.result, floating, notes=notes)
+    return replace(result, metrics={}, tables={**result.tables, "unused": list(made.unused)})
+
+
+def _floating(source: Path, folder: Path, imgsz: int, *, free_batch: bool = False) -> Path:
+    """Return the float ONNX to quantize, exported from a checkpoint where that is what was given."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if source.suffix == ".pt":
+        return export_onnx(source, folder / "float.onnx", imgsz=imgsz, free_batch=free_batch)
+    if source.suffix != ".onnx":
+        raise UsageError(f"'{source}' cannot be quantized; give a checkpoint (.pt) or a float .onnx")
+    return source
 
 
 def _quantized(

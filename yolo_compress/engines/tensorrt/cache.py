@@ -8,6 +8,7 @@ import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from yolo_compress.errors import DataError, UsageError, entry_of
 
@@ -56,6 +57,18 @@ class CalibrationCache:
         object.__setattr__(self, "scales", {name: _checked(name, scale) for name, scale in self.scales.items()})
 
     @staticmethod
+    def read(path: Path) -> CalibrationCache:
+        """Read a cache from a file.
+
+        Raises:
+            DataError: There is none, or it is none; the message names the line and what is wrong with it.
+        """
+        try:
+            return CalibrationCache.parse(read_file(path, LARGEST_FILE))
+        except DataError as error:
+            raise DataError(f"'{path}': {error}") from error
+
+    @staticmethod
     def parse(content: bytes) -> CalibrationCache:
         """Read a cache.
 
@@ -96,6 +109,22 @@ class CalibrationCache:
         lines = [f"TRT-{self.version}-{self.algorithm}"]
         lines += [f"{name}: {struct.pack('>f', scale).hex()}" for name, scale in self.scales.items()]
         return ("\n".join(lines) + "\n").encode("utf-8")
+
+
+def read_file(path: Path, most: int) -> bytes:
+    """Return a file of at most so many bytes; a larger one is not read to its end.
+
+    Raises:
+        DataError: It cannot be read, or is larger.
+    """
+    try:
+        with path.open("rb") as stream:
+            content = stream.read(most + 1)
+    except OSError as error:
+        raise DataError(f"'{path}' cannot be read ({error.strerror}); check the path") from error
+    if len(content) > most:
+        raise DataError(f"'{path}' has more than {most:,} bytes, so it is not what it is taken for; give another file")
+    return content
 
 
 def version_number(version: str | int) -> int:

@@ -7,12 +7,14 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from yolo_compress.artifacts import atomic_write
-from yolo_compress.calibrate import CalibrationSet
-from yolo_compress.engines.tensorrt.cache import LARGEST_FILE, CalibrationCache, version_number
+from yolo_compress.engines.tensorrt.cache import LARGEST_FILE, CalibrationCache, read_file, version_number
 from yolo_compress.errors import DataError, UsageError, require
+
+if TYPE_CHECKING:
+    from yolo_compress.calibrate import CalibrationSet  # torch, which reading a cache does without
 
 SCHEMA_VERSION = 1
 LARGEST_SIDECAR = 1 << 20  # bytes
@@ -70,6 +72,8 @@ def graph_sha256(path: Path) -> str:
     except Exception as error:  # protobuf has its own hierarchy of decode errors
         reason = " ".join(str(error).split())[:200]
         raise DataError(f"'{path}' is not a readable ONNX file ({reason}); export it again") from error
+    for tensor in model.graph.initializer:
+        tensor.ClearField("data_location")  # where they lie is not what they are
     digest = hashlib.sha256(model.graph.SerializeToString(deterministic=True))
     for opset in sorted((item.domain, item.version) for item in model.opset_import):
         digest.update(repr(opset).encode())
@@ -107,23 +111,37 @@ def read_cache(path: Path, key: CacheKey, *, trust: bool = False) -> bytes | Non
     """
     if not path.exists():
         return None
-    content = _read(path, LARGEST_FILE)
-    sidecar = sidecar_of(path)
-    if sidecar.exists():
-        _compare(path, content, sidecar, key)
+    content = read_file(path, LARGEST_FILE)
+    parts = _parts(path, content)
+    if parts is not None:
+        _compare(path, asdict(parts), asdict(key))
     elif not trust:
         raise UsageError(
-            f"'{path}' has no '{sidecar.name}' beside it, so nothing says which model and images it belongs to; "
-            f"{REMEDY}, or say that it is to be trusted"
+            f"'{path}' has no '{sidecar_of(path).name}' beside it, so nothing says which model and images it belongs "
+            f"to; {REMEDY}, or say that it is to be trusted"
         )
     cache = CalibrationCache.parse(content)
-    if not sidecar.exists() and cache.version != version_number(key.tensorrt):
+    running = version_number(key.tensorrt)
+    if parts is None and cache.version != running:
         raise UsageError(
-            f"'{path}' was made by TensorRT {cache.version} and {version_number(key.tensorrt)} ({key.tensorrt}) is "
-            f"running, which does not read it; {REMEDY}, or make a quantized graph of it, which any version reads: "
+            f"'{path}' was made by TensorRT {cache.version}, and {running}, which is about to read it, does not take "
+            f"caches of others; {REMEDY}, or make a quantized graph of it, which every version reads: "
             f"yolo-compress quantize model=FLOAT.onnx cache={path}"
         )
     return content
+
+
+def check_graph(path: Path, graph: Path) -> bool:
+    """Refuse a cache that belongs to another graph or other weights; return whether anything says what it belongs to.
+
+    Raises:
+        UsageError: It belongs to another one, or is not the one that its sidecar speaks of.
+        DataError: Something cannot be read.
+    """
+    parts = _parts(path, read_file(path, LARGEST_FILE))
+    if parts is not None:
+        _compare(path, {"model": parts.model}, {"model": graph_sha256(graph)})
+    return parts is not None
 
 
 def sidecar_of(path: Path) -> Path:
@@ -131,11 +149,17 @@ def sidecar_of(path: Path) -> Path:
     return path.with_name(f"{path.name}.json")
 
 
-def _compare(path: Path, content: bytes, sidecar: Path, key: CacheKey) -> None:
+def _parts(path: Path, content: bytes) -> CacheKey | None:
+    """Return what the sidecar says that a cache belongs to, None where there is no sidecar."""
+    sidecar = sidecar_of(path)
+    if not sidecar.exists():
+        return None
     try:
-        tree = json.loads(_read(sidecar, LARGEST_SIDECAR))
+        tree = json.loads(read_file(sidecar, LARGEST_SIDECAR))
         schema, digest, parts = tree["schema_version"], tree["cache_sha256"], CacheKey(**tree["key"])
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        if not all(isinstance(value, str) for value in (digest, *asdict(parts).values())):
+            raise TypeError("a part of the key is no text")
+    except (DataError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UsageError(
             f"'{sidecar}' is damaged ({error}), so nothing says what '{path.name}' belongs to; delete both to "
             "calibrate again, or name another file"
@@ -147,7 +171,10 @@ def _compare(path: Path, content: bytes, sidecar: Path, key: CacheKey) -> None:
             f"'{path}' is not the cache that '{sidecar.name}' speaks of ({_short(_sha256(content))} in place of "
             f"{_short(digest)}): one of the two was changed or copied; {REMEDY}"
         )
-    found, wanted = asdict(parts), asdict(key)
+    return parts
+
+
+def _compare(path: Path, found: dict[str, str], wanted: dict[str, str]) -> None:
     differing = [
         f"{name} {_short(found[name])} (now {_short(wanted[name])})" for name in wanted if found[name] != wanted[name]
     ]
@@ -155,21 +182,9 @@ def _compare(path: Path, content: bytes, sidecar: Path, key: CacheKey) -> None:
         raise UsageError(f"'{path}' belongs to another calibration: {'; '.join(differing)}; {REMEDY}")
 
 
-def _read(path: Path, most: int) -> bytes:
-    try:
-        with path.open("rb") as stream:
-            content = stream.read(most + 1)
-    except OSError as error:
-        raise DataError(f"'{path}' cannot be read: {error.strerror}; check the path") from error
-    if len(content) > most:
-        raise DataError(f"'{path}' has more than {most:,} bytes, so it is not what it is taken for; name another file")
-    return content
-
-
 def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _short(value: Any) -> str:
-    text = str(value)
+def _short(text: str) -> str:
     return text[:SHOWN] if len(text) == 64 and all(digit in "0123456789abcdef" for digit in text) else text[:80]
