@@ -76,8 +76,8 @@ def _claim(rows: list[dict[str, Any]]) -> dict[str, Any]:
     wanted = {(model, precision) for model in MODELS for precision in PRECISIONS}
     made = {(row["model"], row["precision"]) for row in rows if row["plan_bytes"] > 0} & wanted
     statement = (
-        f"fp32 and Q/DQ INT8 graphs of {', '.join(MODELS)} at {IMGSZ} px that TensorRT-RTX parses and builds on a machine "
-        "without a GPU; engines are not run"
+        f"fp32 and Q/DQ INT8 graphs of {', '.join(MODELS)} at {IMGSZ} px that TensorRT-RTX parses and builds on a "
+        "machine without a GPU; engines are not run"
     )
     return claim("trt.rtx_builds", statement, len(made), "engines", "== 8", holds=len(made) == len(wanted))
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,10 +16,18 @@ from yolo_compress.engines import get_engine
 from yolo_compress.engines.source import is_quantized
 from yolo_compress.engines.tensorrt.calibration import Calibration
 from yolo_compress.engines.tensorrt.engine import TensorRt
-from yolo_compress.errors import UsageError
+from yolo_compress.errors import DataError, UsageError
+from yolo_compress.host.data import read_data
 from yolo_compress.recipe import BenchSection, PruneSection, QuantizeSection, TensorRtSection
 
 PROJECT = Path("runs/compress")
+# options of TensorRT's own calibration, and what they are called where it is done
+CALIBRATING = {
+    "calibrator": "algorithm",
+    "cache": "cache",
+    "calibration_batch": "batch",
+    "float_layers": "float_layers",
+}
 SectionType = TypeVar("SectionType", PruneSection, QuantizeSection, BenchSection, TensorRtSection)
 
 
@@ -33,6 +41,7 @@ def build(
     calibrator: str | None = None,
     cache: str | Path | None = None,
     calibration_batch: int | None = None,
+    float_layers: str | Path | None = None,
     section: QuantizeSection | None = None,
     tensorrt: TensorRtSection | None = None,
     project: str | Path = PROJECT,
@@ -52,8 +61,10 @@ def build(
         data: Data YAML, for INT8 from a float model.
         imgsz: Side of the square input in pixels.
         calibrator: Algorithm of a TensorRT that calibrates: entropy (the default), minmax, percentile or legacy.
-        cache: Its calibration cache: read where it fits model, images and TensorRT, else written.
+        cache: Its calibration cache: read where it fits model, images and TensorRT, else written. Without data, one
+            that was made from a quantized graph.
         calibration_batch: Most images that it looks at together, 8 to 32; 16 when not given.
+        float_layers: File that names, line by line, layers that it leaves in half precision.
         section: Quantization options as one object.
         tensorrt: Options of TensorRT engines as one object.
         project: Folder that holds results.
@@ -70,8 +81,8 @@ def build(
     source = Path(model)
     folder = Path(project) / (name or f"{source.stem}_{engine}_{precision}")
     given = {key: options.pop(key) for key in TensorRtSection.model_fields if key in options}
-    own = {"calibrator": calibrator, "cache": cache, "calibration_batch": calibration_batch}
-    calibrating = {key: value for key, value in own.items() if value is not None}
+    own = (calibrator, cache, calibration_batch, float_layers)
+    calibrating = {key: value for key, value in zip(CALIBRATING, own, strict=True) if value is not None}
     if isinstance(runtime, TensorRt):
         how = read_section(TensorRtSection, "tensorrt", tensorrt, given)
         quantizing = read_section(
@@ -119,50 +130,64 @@ def _build_tensorrt(runtime: TensorRt, order: _Order) -> EngineFile:
         if needless := [*order.quantize_options, *calibrating]:
             raise UsageError(f"{needless[0]}= only goes with precision=int8 and a float model; leave it out")
         return runtime.build(source, order.folder, precision=order.precision, imgsz=order.imgsz, options=order.how)
-    calibrates = runtime.calibrates()
-    if calibrating and not calibrates:
-        raise UsageError(
-            f"{next(iter(calibrating))}= is for a TensorRT that calibrates, and this {runtime.name} does not; leave it "
-            "out, and ranges are chosen by range=, or range=entropy"
-        )
-    if calibrating and choosing:
-        raise UsageError(
-            f"{choosing[0]}= lets yolo-compress choose ranges and {next(iter(calibrating))}= lets TensorRT; give one"
-        )
-    if order.data is None:
+    calibrates, learned = runtime.calibrates(), stages.carries_scales(source)
+    if calibrating:
+        _check_calibrating(runtime, next(iter(calibrating)), choosing, source, calibrates=calibrates, learned=learned)
+    if order.data is None and "cache" not in calibrating:
         raise UsageError("an int8 engine needs images to choose ranges on; give data=FILE.yaml")
-    place = {"device": "cpu", "run_dir": order.folder, "progress": order.progress}
-    context = stages.context_for(source, order.data, imgsz=order.imgsz, **place)  # type: ignore[arg-type]
-    learned = stages.carries_scales(source)
-    if calibrating and learned:
+    return (_by_tensorrt if calibrates and not choosing and not learned else _by_us)(runtime, order)
+
+
+def _check_calibrating(
+    runtime: TensorRt, given: str, choosing: Sequence[str], source: Path, *, calibrates: bool, learned: bool
+) -> None:
+    """Refuse options of TensorRT's own calibration where something else chooses the ranges."""
+    if not calibrates:
         raise UsageError(
-            f"'{source}' was trained quantized and carries its ranges; leave {next(iter(calibrating))}= out"
+            f"{given}= is for a TensorRT that calibrates, and this {runtime.name} does not; leave it out, and ranges "
+            "are chosen by range=, such as range=entropy"
         )
-    if calibrates and not choosing and not learned:
-        images = choose(context.data, order.quantizing.images)
-        renamed = {"calibrator": "algorithm", "cache": "cache", "calibration_batch": "batch"}
-        options = {renamed[key]: Path(value) if key == "cache" else value for key, value in calibrating.items()}
-        calibration = Calibration(images, **options)
+    if choosing:
+        raise UsageError(f"{choosing[0]}= lets yolo-compress choose ranges and {given}= lets TensorRT; give one")
+    if learned:
+        raise UsageError(f"'{source}' was trained quantized and carries its ranges; leave {given}= out")
+
+
+def _by_tensorrt(runtime: TensorRt, order: _Order) -> EngineFile:
+    """Let TensorRT choose INT8 ranges, or take them from a cache."""
+    calibration = _calibration(order.calibrating)
+    if order.data is not None:
+        images = choose(read_data(order.data), order.quantizing.images)
         write_manifest(images, order.folder / "calibration.json")
-        return runtime.build(
-            source,
-            order.folder,
-            precision="int8",
-            imgsz=order.imgsz,
-            options=order.how,
-            calibration=calibration,
-        )
+        calibration = replace(calibration, images=images)
+    place = {"precision": "int8", "imgsz": order.imgsz, "options": order.how}
+    return runtime.build(order.source, order.folder, calibration=calibration, **place)  # type: ignore[arg-type]
+
+
+def _by_us(runtime: TensorRt, order: _Order) -> EngineFile:
+    """Write ranges that we choose, or that training has learned, into the graph."""
+    assert order.data is not None
+    place = {"device": "cpu", "run_dir": order.folder, "progress": order.progress}
+    context = stages.context_for(order.source, order.data, imgsz=order.imgsz, **place)  # type: ignore[arg-type]
     free = order.how.dynamic_batch is not None
-    made = stages.quantize_checkpoint(source, order.folder / "qdq", context, order.quantizing, free_batch=free)
-    built = runtime.build(
-        made.outputs["qdq"],
-        order.folder,
-        precision="int8",
-        imgsz=order.imgsz,
-        options=order.how,
-        stem=source.stem,
-    )
+    made = stages.quantize_checkpoint(order.source, order.folder / "qdq", context, order.quantizing, free_batch=free)
+    told = {"precision": "int8", "imgsz": order.imgsz, "options": order.how, "stem": order.source.stem}
+    built = runtime.build(made.outputs["qdq"], order.folder, **told)  # type: ignore[arg-type]
     return replace(built, notes=(*made.notes, *built.notes))
+
+
+def _calibration(given: dict[str, Any]) -> Calibration:
+    """Read what was given for TensorRT's own calibration."""
+    options: dict[str, Any] = {CALIBRATING[key]: value for key, value in given.items()}
+    if "cache" in options:
+        options["cache"] = Path(options["cache"])
+    if "float_layers" in options:
+        file = Path(options["float_layers"])
+        if not file.is_file():
+            raise DataError(f"float_layers '{file}' does not exist; give the file that yolo-compress cache wrote")
+        names = file.read_text(encoding="utf-8").splitlines()
+        options["float_layers"] = tuple(name for name in names if name)
+    return Calibration(None, **options)
 
 
 def read_section(

@@ -1,8 +1,8 @@
 # Copyright (C) 2026 yolo_compress contributors. SPDX-License-Identifier: AGPL-3.0-or-later
-"""The genuine Python bindings of TensorRT 10.3, 10.16 and 11.4, imported over small libraries that stand in for NVIDIA's.
+"""The genuine Python bindings of TensorRT 10.3, 10.16 and 11.4, over small libraries that stand in for NVIDIA's.
 
-The bindings are real, with their classes, enumerations and C++ callbacks; behind them there is nothing, so that a builder
-does not start. That is enough to see that every name which the code touches exists, and that callbacks arrive. The
+The bindings are real, with their classes, enumerations and C++ callbacks; behind them there is nothing, so that no
+builder starts. That is enough to see that every name which the code touches exists, and that callbacks arrive. The
 bindings are looked for in folders named by version below the one that YOLO_COMPRESS_TRT_BINDINGS names; see
 CONTRIBUTING.md for how they get there.
 """
@@ -39,8 +39,8 @@ void* getPluginRegistry(void) { return 0; }
 int getNvOnnxParserVersion(void) { return 0; }
 int initLibNvInferPlugins(void* logger, char const* space) { return 1; }
 """
-# Calls the virtual functions of a calibrator as the library would: an object of the bindings holds the address of its C++
-# half behind Python's header, and that begins with its table of functions.
+# Calls the virtual functions of a calibrator as the library would: an object of the bindings holds the address of its
+# C++ half behind Python's header, and that begins with its table of functions.
 NATIVE = """
 import ctypes
 import numpy as np

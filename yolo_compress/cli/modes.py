@@ -152,8 +152,11 @@ _ALL = (
             _optional(DATA, "Data YAML; an int8 engine chooses its ranges on the training images."),
             IMGSZ,
             Key("calibrator", "Algorithm of a TensorRT that calibrates: entropy, minmax, percentile or legacy."),
-            Key("cache", "Calibration cache of that: read where it fits, else written.", "path"),
+            Key(
+                "cache", "Its calibration cache: read where it fits, else written; without data=, one from mode cache."
+            ),
             Key("calibration_batch", "Most images that it looks at together, 8 to 32; 16 when not given.", "int"),
+            Key("float_layers", "File that names layers which it leaves in half precision, from mode cache.", "path"),
             PROJECT,
             _name("Folder of the result; the model's name, runtime and precision when not given."),
         ),

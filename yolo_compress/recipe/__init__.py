@@ -141,6 +141,12 @@ class Recipe(Section):
             raise ValueError(
                 "a 'tensorrt' section without such an engine would do nothing; add: build: {engines: [tensorrt:fp16]}"
             )
+        quantized = [engine for engine in built if engine.startswith("tensorrt") and engine.endswith(":int8")]
+        if quantized and self.tensorrt is not None and self.tensorrt.dynamic_batch is not None:
+            raise ValueError(
+                f"{quantized[0]} is built from the graph that a recipe quantizes, which takes one image, and "
+                "dynamic_batch is given; leave it out, or build that engine alone with: yolo-compress build"
+            )
         return self
 
 

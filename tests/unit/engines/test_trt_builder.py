@@ -132,7 +132,9 @@ def test_layers_of_the_head_that_have_another_name_are_noted():
 
     trt.OnnxParser.parse = renaming
     built = build(trt, "int8", calibrator=calibrator(trt, read=lambda: CACHE))
-    assert built.notes == ("1 layers of the head may run in INT8, which costs accuracy: /model.22/Sigmoid",)
+    assert built.notes == (
+        "1 layers that stay in float may run in INT8, since TensorRT has none so named: /model.22/Sigmoid",
+    )
 
 
 def test_a_module_without_calibrators_says_to_quantize_first():

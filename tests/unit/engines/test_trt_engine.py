@@ -112,6 +112,7 @@ def test_a_float_model_is_calibrated_on_full_batches_and_then_built_for_one_imag
         graphs / "yolov8n.pt", tmp_path, precision="int8", imgsz=64, calibration=Calibration(images, batch=10)
     )
     assert [call for call in trt.calls if call[0] == "parse"] == [("parse", 10), ("parse", 1)]
+    assert graph_sha256(tmp_path / "yolov8n.onnx") == graph_sha256(graphs / "yolov8n_float.onnx")
     assert trt.seen == [("batch", 10, 4096), ("cache", CACHE)]
     (expected,) = image_batches(images.images[:10], 64, batch=10)
     (fed,) = trt.cuda.uploads
@@ -443,6 +444,32 @@ class TestBuilding:
             order(calibrator="entropy")
         order(images=4)
         assert trt.seen == []
+
+    def test_ranges_that_we_searched_serve_a_tensorrt_that_takes_no_quantizers(
+        self, installed, order, graphs, tmp_path
+    ):
+        """A quantized graph is taken apart, and built with its cache, as DLAs of TensorRT 10 need it."""
+        from yolo_compress import api
+
+        api.cache(graphs / "yolov8n_qdq.onnx", trt_version="10.3.0", project=tmp_path, name="apart")
+        apart = tmp_path / "apart"
+        trt = installed(dla_cores=1)
+        given = {"cache": apart / "calibration.cache", "float_layers": apart / "float_layers.txt", "data": None}
+        built = order(model=apart / "float.onnx", dla=0, **given)
+        assert trt.seen == [("cache", (apart / "calibration.cache").read_bytes())]
+        kept = (apart / "float_layers.txt").read_text().splitlines()
+        pinned = {call[1] for call in trt.calls if call[0] == "precision"}
+        assert set(kept) <= pinned
+        assert any("came without calibration images" in note for note in built.notes)
+        installed("8.6")
+        with pytest.raises(
+            UsageError, match=r"is for TensorRT 100300, and 8600.*cache model=int8.onnx trt_version=8.6.0"
+        ):
+            order(model=apart / "float.onnx", **given)
+        with pytest.raises(DataError, match=r"neither images to choose ranges on nor a cache at '.*none'; give data="):
+            order(model=apart / "float.onnx", cache=tmp_path / "none", data=None)
+        with pytest.raises(DataError, match=r"float_layers 'none.txt' does not exist"):
+            order(model=apart / "float.onnx", **{**given, "float_layers": "none.txt"})
 
     def test_a_float_onnx_is_calibrated_or_quantized_too(self, installed, order, graphs):
         trt = installed()

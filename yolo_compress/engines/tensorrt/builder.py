@@ -52,6 +52,7 @@ def build_engine(
     options: TensorRtSection | None = None,
     compute: str | None = None,
     calibrator: Any = None,
+    keep: Sequence[str] = (),
     quick: bool = False,
 ) -> Built:
     """Parse a graph and build it.
@@ -65,6 +66,7 @@ def build_engine(
         options: Workspace, shapes, DLA, timing cache.
         compute: Compute capability to aim at, such as SM86; the GPU of this machine when not given.
         calibrator: For mode `calibrate`; what went wrong in its callbacks is raised here.
+        keep: Layers that stay in half precision when TensorRT calibrates, beside those of the head.
         quick: The engine is not for running, so that no time is spent on making it fast.
 
     Raises:
@@ -95,7 +97,7 @@ def build_engine(
         config.int8_calibrator = calibrator
         if profile is not None and caps.implicit_batch:  # later modules take the only profile, and fail when told
             config.set_calibration_profile(profile)
-        notes += _pin(trt, caps, network, config, pins(model.graph))
+        notes += _pin(trt, caps, network, config, pins(model.graph), keep)
     if options.timing_cache is not None:
         notes += _read_timings(config, Path(options.timing_cache))
     try:
@@ -195,9 +197,12 @@ def _place_on_dla(trt: ModuleType | Any, builder: Any, network: Any, config: Any
     return tuple(layer.name for layer in layers if not config.can_run_on_DLA(layer))
 
 
-def _pin(trt: ModuleType | Any, caps: Capabilities, network: Any, config: Any, wanted: Pins) -> list[str]:
-    """Keep layers of the head out of INT8 and return a note where some cannot be."""
-    types = {**dict.fromkeys(wanted.fp16, trt.DataType.HALF), **dict.fromkeys(wanted.fp32, trt.DataType.FLOAT)}
+def _pin(
+    trt: ModuleType | Any, caps: Capabilities, network: Any, config: Any, head: Pins, keep: Sequence[str]
+) -> list[str]:
+    """Keep layers out of INT8 and return a note where some cannot be."""
+    half, single = trt.DataType.HALF, trt.DataType.FLOAT
+    types = {**dict.fromkeys((*keep, *head.fp16), half), **dict.fromkeys(head.fp32, single)}
     pinned = set()
     for index in range(network.num_layers):
         layer = network.get_layer(index)
@@ -210,7 +215,11 @@ def _pin(trt: ModuleType | Any, caps: Capabilities, network: Any, config: Any, w
     if pinned and caps.obey is not None:
         config.set_flag(getattr(trt.BuilderFlag, caps.obey))
     lost = sorted(set(types) - pinned)
-    return [f"{len(lost)} layers of the head may run in INT8, which costs accuracy: {_named(lost)}"] if lost else []
+    return (
+        [f"{len(lost)} layers that stay in float may run in INT8, since TensorRT has none so named: {_named(lost)}"]
+        if lost
+        else []
+    )
 
 
 def _read_timings(config: Any, path: Path) -> list[str]:

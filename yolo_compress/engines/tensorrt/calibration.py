@@ -16,7 +16,7 @@ from yolo_compress.engines.tensorrt.calibrator import LARGEST_BATCH, LEGACY, SMA
 from yolo_compress.engines.tensorrt.capability import CALIBRATORS, capabilities
 from yolo_compress.engines.tensorrt.cuda import choose
 from yolo_compress.engines.tensorrt.decision import Decision
-from yolo_compress.errors import EngineError, UsageError, entry_of
+from yolo_compress.errors import DataError, EngineError, UsageError, entry_of
 from yolo_compress.recipe.tensorrt import TensorRtSection
 
 if TYPE_CHECKING:
@@ -32,16 +32,19 @@ class Calibration:
     """How TensorRT chooses ranges.
 
     Attributes:
-        images: In the order in which they are looked at.
+        images: In the order in which they are looked at. Without any, the ranges are those of the cache: one that is
+            no calibration of ours, but made from a quantized graph or by another tool.
         algorithm: One of `CALIBRATORS`.
         cache: File that ranges are kept in: read where it fits model, images and TensorRT, else written.
         batch: Most images that are looked at together, 8 to 32.
+        float_layers: Layers that stay in half precision beside those of the head, by their names in the graph.
     """
 
-    images: CalibrationSet
+    images: CalibrationSet | None
     algorithm: str = "entropy"
     cache: Path | None = None
     batch: int = 16
+    float_layers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse what no TensorRT has.
@@ -73,8 +76,8 @@ def calibrated(
 
     Args:
         trt: The TensorRT module.
-        model: The float graph; changed nowhere.
-        graph: Where it lies, for the key of the cache.
+        model: The float graph, best one that takes any number of images; changed nowhere.
+        graph: Where the graph of the engine lies, which the cache belongs to.
         decision: In mode `calibrate`.
         calibration: Images and algorithm.
         imgsz: Side of the square input in pixels.
@@ -82,7 +85,7 @@ def calibrated(
 
     Raises:
         UsageError: No such calibrator in this version, or a cache that belongs to something else.
-        DataError: An image cannot be read, which it names; no cache is left then.
+        DataError: An image cannot be read, which it names; no cache is left then. Or there are no images and no cache.
         EngineError: There is no GPU, or TensorRT did not calibrate.
     """
     algorithm, images, caps = calibration.algorithm, calibration.images, capabilities(trt)
@@ -95,6 +98,10 @@ def calibrated(
             f"a DLA only takes calibrator={DLA_ALGORITHM}, and calibrator={algorithm} was given; leave it out"
         )
     axis = model.graph.input[0].type.tensor_type.shape.dim[0]
+    if images is None:
+        content = _trusted(calibration.cache, graph, caps.version)
+        told = f"ranges are those of '{calibration.cache}', which came without calibration images"
+        return _known(trt, algorithm, content, axis.dim_value or 1), (told,)
     batch = axis.dim_value or batch_size(len(images.images), calibration.batch)
     used = len(images.images) // batch * batch
     notes = _notes(len(images.images), used, batch, fixed=bool(axis.dim_value))
@@ -115,6 +122,23 @@ def calibrated(
     return _known(trt, algorithm, content, batch), notes
 
 
+def _trusted(path: Path | None, graph: Path, version: str) -> bytes:
+    """Return the content of a cache from elsewhere, as far as it can be checked."""
+    from yolo_compress.engines.tensorrt.cache import CalibrationCache, version_number
+    from yolo_compress.engines.tensorrt.key import check_graph
+
+    if path is None or not path.is_file():
+        raise DataError(f"there are neither images to choose ranges on nor a cache at '{path}'; give data=FILE.yaml")
+    check_graph(path, graph)
+    found, running = CalibrationCache.read(path), version_number(version)
+    if found.version != running:
+        raise UsageError(
+            f"'{path}' is for TensorRT {found.version}, and {running}, which is here, does not read it; make it again "
+            f"for this one: yolo-compress cache model=int8.onnx trt_version={version}"
+        )
+    return path.read_bytes()
+
+
 def _calibrate(
     trt: ModuleType | Any,
     model: onnx.ModelProto,
@@ -127,6 +151,7 @@ def _calibrate(
     options: TensorRtSection,
 ) -> bytes:
     """Run a calibration and return what TensorRT would cache."""
+    assert calibration.images is not None
     fixed = type(model)()
     fixed.CopyFrom(model)
     number, _, *sides = fixed.graph.input[0].type.tensor_type.shape.dim

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
@@ -104,25 +105,36 @@ class TensorRt:
         decision = decide(capabilities(trt), source, precision=precision, quantized=quantized, dla=options.dla)
         _check_calibration(decision, calibration, source)
         compute, notes = self._aim(trt, options)
+        load = require("onnx", extra="onnx", purpose="TensorRT engines").load
         if source.suffix == ".pt":
             from yolo_compress.host.export import export_onnx  # torch, which a session does not need
 
-            free = options.dynamic_batch is not None or decision.mode == "calibrate"
+            free = options.dynamic_batch is not None
             graph = export_onnx(source, out_dir / f"{source.stem}.onnx", imgsz=imgsz, free_batch=free)
         else:
             graph = onnx_source(source, out_dir, precision=precision if quantized else "fp32", imgsz=imgsz)
         notes += scheme_notes(self.name, graph)
-        model = require("onnx", extra="onnx", purpose="TensorRT engines").load(str(graph))
+        model = load(str(graph))
         _check_size(model, graph, imgsz)
-        calibrator = None
+        calibrator, keep = None, ()
         if decision.mode == "calibrate":
             assert calibration is not None
-            calibrator, told = calibrated(trt, model, graph, decision, calibration, imgsz=imgsz, options=options)
-            notes += told
-            if source.suffix == ".pt" and options.dynamic_batch is None:
-                model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+            many = model
+            if source.suffix == ".pt" and not free:  # as many at a time as a calibration wants
+                with tempfile.TemporaryDirectory() as place:
+                    many = load(str(export_onnx(source, Path(place) / "many.onnx", imgsz=imgsz, free_batch=True)))
+            calibrator, told = calibrated(trt, many, graph, decision, calibration, imgsz=imgsz, options=options)
+            notes, keep = (*notes, *told), calibration.float_layers
         built = build_engine(
-            trt, model, source, decision, imgsz=imgsz, options=options, compute=compute, calibrator=calibrator
+            trt,
+            model,
+            source,
+            decision,
+            imgsz=imgsz,
+            options=options,
+            compute=compute,
+            calibrator=calibrator,
+            keep=keep,
         )
         stem = stem or source.stem
         out = out_dir / f"{stem}{self.suffix}"
