@@ -24,7 +24,7 @@ from yolo_compress.errors import UsageError
 from yolo_compress.host import checkpoint
 from yolo_compress.host.export import export_onnx
 from yolo_compress.quantize import quantize_onnx
-from yolo_compress.recipe import PruneSection, Target
+from yolo_compress.recipe import PROFILED, PruneSection, Target
 
 RANGE_IMAGES = 4  # enough to put quantizers into a graph whose accuracy nobody asks for
 ROUNDS = 200
@@ -166,6 +166,8 @@ def cache_folder() -> Path:
 
 def _usable(target: str) -> Engine:
     engine = get_engine(target.partition(":")[0])
+    if engine.name not in PROFILED:
+        raise UsageError(f"target={target} does not tell the time of each layer; give {' or '.join(PROFILED)}")
     if (why := engine.unavailable()) is not None:
         raise UsageError(f"target={target} cannot be timed here: {why}")
     return engine

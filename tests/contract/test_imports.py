@@ -26,7 +26,7 @@ LEVELS = (
     ("train",),
     ("report",),
     ("stages",),
-    ("pipeline", "sensitivity"),
+    ("building", "pipeline", "sensitivity"),
     ("api",),
     ("demo", "doctor"),
     ("cli",),

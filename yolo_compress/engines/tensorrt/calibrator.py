@@ -1,5 +1,5 @@
 # Copyright (C) 2026 yolo_compress contributors. SPDX-License-Identifier: AGPL-3.0-or-later
-"""TensorRT's own INT8 calibration: a subclass of the module's calibrator that feeds batches and keeps what goes wrong."""
+"""TensorRT's own INT8 calibrator: a subclass that feeds batches and keeps what goes wrong in its callbacks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Memory(Protocol):
     """The part of the CUDA back end that calibration needs."""
 
     def device(self, nbytes: int) -> Any:
-        """Return device memory with an integer `address`."""
+        """Return device memory with an integer `address` and a method `free`."""
         ...
 
     def upload(self, host: np.ndarray, buffer: Any, stream: Any = None) -> None:
@@ -57,7 +57,7 @@ def make_calibrator(
     Args:
         trt: The TensorRT module.
         algorithm: One of `CALIBRATORS` that the module has.
-        batches: (batch, 3, H, W) float32, letterboxed as at inference, in a fixed order; a smaller last one is left out.
+        batches: (batch, 3, H, W) float32, letterboxed as at inference, in fixed order; a smaller last one is not used.
         memory: Gives the CUDA back end; called when the first batch is asked for, which a cache makes needless.
         batch: Images per batch.
         read: Gives the content of a cache that may be used, or None.
@@ -97,7 +97,9 @@ def make_calibrator(
                 self._guard(lambda: write(bytes(content)))
 
         def finish(self) -> None:
-            """Let go of device memory and raise what a callback has raised."""
+            """Free device memory and raise what a callback has raised."""
+            if self.buffer is not None:
+                self.buffer.free()
             self.buffer = self.cuda = None
             if self in _ALIVE:
                 _ALIVE.remove(self)

@@ -22,8 +22,8 @@ CALIBRATORS = {
 }
 JETSON_FILE = "etc/nv_tegra_release"
 ADVICE = {
-    "tensorrt": "the one that your driver and CUDA fit, such as pip install tensorrt-cu12 or tensorrt-cu13; it is yours "
-    "to choose, so no extra of yolo-compress installs it",
+    "tensorrt": "the one that your driver and CUDA fit, such as pip install tensorrt-cu12 or tensorrt-cu13; it is "
+    "yours to choose, so no extra of yolo-compress installs it",
     "tensorrt_rtx": "pip install tensorrt-rtx",
 }
 JETSON_ADVICE = (
@@ -41,7 +41,7 @@ class Capabilities:
         version: For records and messages only; nothing is decided by it.
         calibrators: Algorithms of its own calibrator, by the names of `CALIBRATORS`; empty where that is gone.
         precision_flags: Which of FP16 and INT8 a builder can be told, empty where types come from the graph alone.
-        strongly_typed: A network can be created that computes in exactly the types of its graph.
+        strongly_typed: A network can be made to compute in exactly the types of its graph.
         implicit_batch: Networks without a batch axis still exist, so the other kind has to be asked for, and a
             calibration with dynamic shapes needs a profile of its own.
         obey: Flag that makes precisions of single layers binding, None where layers have none.
@@ -77,7 +77,7 @@ def capabilities(trt: ModuleType | Any) -> Capabilities:
         version=str(trt.__version__),
         calibrators=tuple(name for name, base in CALIBRATORS.items() if calibrates and hasattr(trt, base)),
         precision_flags=precision,
-        strongly_typed="STRONGLY_TYPED" in network,
+        strongly_typed="STRONGLY_TYPED" in network or not precision,
         implicit_batch="EXPLICIT_BATCH" in network and hasattr(trt.Builder, "max_batch_size"),
         obey=binding if hasattr(trt.ILayer, "precision") else None,
         dla=hasattr(trt.IBuilderConfig, "DLA_core") and hasattr(flags, "GPU_FALLBACK"),

@@ -21,7 +21,7 @@ TYPES = (
     ("fp32", re.compile(r"\bfp32\b|\bfloat\b|\bfloat32\b", re.IGNORECASE)),
     ("int", re.compile(r"\bint(?:4|32|64)\b|\buint8\b|\bbool\b", re.IGNORECASE)),
 )
-REFORMAT = re.compile(r"^(?:Reformatting CopyNode|reformat)|\bReformat\b", re.IGNORECASE)
+REFORMAT = re.compile("reformat", re.IGNORECASE)  # "Reformatting CopyNode for Input Tensor 0 to ..."
 UNKNOWN = "unknown"
 
 
@@ -80,7 +80,7 @@ def read_layers(text: str) -> EngineLayers:
 
 def _precision(layer: Mapping[str, Any]) -> str | None:
     """Return the type that a layer computes in, or None where it takes no data."""
-    tensors = [tensor for tensor in _tensors(layer, "Inputs") or _tensors(layer, "Outputs")]
+    tensors = _tensors(layer, "Inputs") or _tensors(layer, "Outputs")
     if not tensors:
         return None
     for tensor in tensors:
