@@ -272,6 +272,7 @@ VALUES = {
     "quantize_max_drop": 0.3,
     "quantize_learned": False,
     "qat": "int8",
+    "qat_batchnorm": "frozen",
     "prune_importance": "l2",
     "prune_scope": "global",
     "prune_repair": "batchnorm",
