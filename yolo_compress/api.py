@@ -12,6 +12,7 @@ from yolo_compress import pipeline, stages
 from yolo_compress import recipe as recipes
 from yolo_compress.artifacts import EngineFile
 from yolo_compress.bench import BenchResult, Candidate, run_bench
+from yolo_compress.calibrate.calib import calib
 from yolo_compress.engines import get_engine
 from yolo_compress.errors import DataError, UsageError
 from yolo_compress.host.checkpoint import describe
@@ -22,7 +23,7 @@ from yolo_compress.report import ReportFiles, write_report
 from yolo_compress.sensitivity import sensitivity
 from yolo_compress.train import disable, enable, train
 
-__all__ = ("bench", "build", "disable", "enable", "prune", "quantize", "report", "run", "sensitivity", "train")
+__all__ = ("bench", "build", "calib", "disable", "enable", "prune", "quantize", "report", "run", "sensitivity", "train")
 
 PROJECT = Path("runs/compress")
 SectionType = TypeVar("SectionType", PruneSection, QuantizeSection, BenchSection)

@@ -21,7 +21,7 @@ class Feature:
 
     Attributes:
         name: What weights and tables know it by.
-        members: (N, bins) of 0 and 1: whether an image is in a bin; it may be in several or in none.
+        members: (N, bins): an image in k bins has 1 / k in each of them, so that all images with any count the same.
     """
 
     name: str
@@ -98,6 +98,7 @@ def _feature(name: str, places: Sequence[np.ndarray], bins: int) -> Feature:
     unique = [np.unique(found) for found in places]
     starts = np.concatenate([[0], np.cumsum([len(found) for found in unique])]).astype(int)
     columns = np.concatenate(unique).astype(int) if unique else np.empty(0, int)
-    members = csr_matrix((np.ones(len(columns)), columns, starts), shape=(len(unique), bins))
+    shares = np.concatenate([np.full(len(found), 1 / max(len(found), 1)) for found in unique]) if unique else columns
+    members = csr_matrix((shares, columns, starts), shape=(len(unique), bins))
     filled = np.flatnonzero(np.bincount(columns, minlength=bins))
     return Feature(name, members[:, filled].tocsr())

@@ -5,11 +5,12 @@ The objective of a set S of n images is
 
     F(S) = sum_f w_f sum_b sqrt(t_fb c_fb(S) / (n m_f)),    sum_f w_f = 1,    t_fb ~ N_fb^(1 - balance),    sum_b t_fb = 1
 
-where c_fb(S) of the chosen images and N_fb of all N images fall into bin b of feature f, and m_f = sum_b N_fb / N is how
-many bins of the feature an image falls into on average. Where the images are in one bin each, the inner sum is the
-Bhattacharyya coefficient of what is wanted, t, and what is there, c / n: at most 1, which it reaches where the chosen
-images are spread over the bins as wanted. With balance=0 that is as the data set is, with balance=1 every bin is wanted
-equally often, however rare it is.
+where an image that falls into k bins of feature f counts 1 / k in each of them, c_fb(S) and N_fb are what the chosen and
+all N images count in bin b, and m_f = sum_b N_fb / N is the share of images that fall into any bin of the feature. Where
+that is all of them, the inner sum is the Bhattacharyya coefficient of what is wanted, t, and what is there, c / n: at
+most 1, which it reaches where the chosen images are spread over the bins as wanted. With balance=0 that is as the data
+set is, with balance=1 every bin is wanted equally often, however rare it is. The shares 1 / k keep busy images from
+being preferred for being in many bins.
 
 A concave function of a count rises ever more slowly, and so does the sum: F is monotone and submodular (Lin and Bilmes
 2011, A Class of Submodular Functions for Document Summarization). For such an F, taking n times the image that adds
@@ -95,7 +96,7 @@ class Objective:
         return float(self.factors @ np.sqrt(self.counts(chosen)))
 
     def counts(self, chosen: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Return how many chosen images each bin holds, features one after the other."""
+        """Return what the chosen images count in each bin, features one after the other."""
         return np.asarray(self.members[np.asarray(chosen, int)].sum(axis=0)).ravel()
 
     def figures(self, chosen: Sequence[int] | np.ndarray, *, seed: int) -> dict[str, Figures]:
@@ -129,11 +130,16 @@ def cover(objective: Objective, *, seed: int) -> list[int]:
     table, total = objective.members, objective.members.shape[0]
     rank = np.random.default_rng(seed).permutation(total)
     counts = np.zeros(table.shape[1])
-    steps = objective.factors.copy()  # what one more image in a bin adds: factor (sqrt(c + 1) - sqrt(c))
-    starts, bins = table.indptr, table.indices
+
+    def row(image: int) -> tuple[np.ndarray, np.ndarray]:
+        part = slice(table.indptr[image], table.indptr[image + 1])
+        return table.indices[part], table.data[part]
 
     def gain(image: int) -> float:
-        return float(steps[bins[starts[image] : starts[image + 1]]].sum())
+        bins, share = row(image)
+        before = counts[bins]
+        # sqrt(c + a) - sqrt(c), in a form that rounding cannot make grow with c
+        return float((objective.factors[bins] * (share / (np.sqrt(before + share) + np.sqrt(before)))).sum())
 
     waiting = [(-gain(image), int(rank[image]), image) for image in range(total)]
     heapq.heapify(waiting)
@@ -145,9 +151,8 @@ def cover(objective: Objective, *, seed: int) -> list[int]:
             heapq.heappush(waiting, now)
             continue
         chosen.append(image)
-        inside = bins[starts[image] : starts[image + 1]]
-        counts[inside] += 1
-        steps[inside] = objective.factors[inside] * (np.sqrt(counts[inside] + 1) - np.sqrt(counts[inside]))
+        bins, share = row(image)
+        counts[bins] += share
     return chosen
 
 
