@@ -3,21 +3,21 @@
 
 The objective of a set S of n images is
 
-    F(S) = sum_f w_f sum_b sqrt(t_fb c_fb(S) / (n m_f)),    sum_f w_f = 1,    t_fb ~ N_fb^(1 - balance),    sum_b t_fb = 1
+    F(S) = sum_f w_f sum_b sqrt(t_fb c_fb(S) / (n m_f)),   sum_f w_f = 1,   sum_b t_fb = 1,   t_fb ~ N_fb^(1 - balance)
 
-where an image that falls into k bins of feature f counts 1 / k in each of them, c_fb(S) and N_fb are what the chosen and
-all N images count in bin b, and m_f = sum_b N_fb / N is the share of images that fall into any bin of the feature. Where
-that is all of them, the inner sum is the Bhattacharyya coefficient of what is wanted, t, and what is there, c / n: at
-most 1, which it reaches where the chosen images are spread over the bins as wanted. With balance=0 that is as the data
-set is, with balance=1 every bin is wanted equally often, however rare it is. The shares 1 / k keep busy images from
-being preferred for being in many bins.
+where an image that falls into k bins of feature f counts 1 / k in each of them, c_fb(S) and N_fb are what the chosen
+and all N images count in bin b, and m_f = sum_b N_fb / N is the share of images that fall into any bin of the feature.
+Where that is all of them, the inner sum is the Bhattacharyya coefficient of what is wanted, t, and what is there,
+c / n: at most 1, which it reaches where the chosen images are spread over the bins as wanted. With balance=0 that is as the
+data set is, with balance=1 every bin is wanted equally often, however rare it is. The shares 1 / k keep busy images
+from being preferred for being in many bins.
 
 A concave function of a count rises ever more slowly, and so does the sum: F is monotone and submodular (Lin and Bilmes
 2011, A Class of Submodular Functions for Document Summarization). For such an F, taking n times the image that adds
-most gives at least 1 - (1 - 1/n)^n > 1 - 1/e = 63 % of what the best n images give (Nemhauser, Wolsey and Fisher 1978, An
-Analysis of Approximations for Maximizing Submodular Set Functions I). What an image adds can only shrink as others are
-taken, so that one whose old figure is too small need not be looked at again (Minoux 1978, Accelerated Greedy
-Algorithms).
+most gives at least 1 - (1 - 1/n)^n > 1 - 1/e = 63 % of what the best n images give (Nemhauser, Wolsey and Fisher 1978,
+An Analysis of Approximations for Maximizing Submodular Set Functions I). What an image adds can only shrink as others
+are taken, so that one whose old figure is too small need not be looked at again (Minoux 1978, Accelerated Greedy
+Algorithms for Maximizing Submodular Set Functions).
 """
 
 from __future__ import annotations

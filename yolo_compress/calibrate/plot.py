@@ -58,6 +58,8 @@ def _bins(panel: Any, everything: np.ndarray, chosen: np.ndarray) -> None:
     places = np.arange(len(order))
     panel.bar(places, (chosen / max(chosen.sum(), 1e-12))[order], color=LIGHT, edgecolor=DARK, linewidth=0.4)
     panel.step(places, (everything / everything.sum())[order], where="mid", color="#111827", linewidth=1)
+    if everything.max() > 100 * everything.min():  # classes: the rare ones would not be seen
+        panel.set_yscale("log")
     panel.set_xticks([])
     panel.set_xlabel("bins", fontsize=7)
     panel.set_ylabel("share", fontsize=7)

@@ -87,8 +87,8 @@ def _check(objects: Sequence[np.ndarray], data: DataSpec) -> None:
     highest = max((rows[:, 0].max() for rows in objects if len(rows)), default=None)
     if highest is None:
         raise DataError(
-            f"none of the {len(objects)} training images of '{data.path}' has a labelled object; give labels=false, and "
-            "model=best.pt to go by what that detects"
+            f"none of the {len(objects)} training images of '{data.path}' has a labelled object; give labels=false, "
+            "and model=best.pt to go by what that detects"
         )
     lowest = min(rows[:, 0].min() for rows in objects if len(rows))
     if highest >= len(data.names) or lowest < 0:
