@@ -8,9 +8,9 @@ The objective of a set S of n images is
 where an image that falls into k bins of feature f counts 1 / k in each of them, c_fb(S) and N_fb are what the chosen
 and all N images count in bin b, and m_f = sum_b N_fb / N is the share of images that fall into any bin of the feature.
 Where that is all of them, the inner sum is the Bhattacharyya coefficient of what is wanted, t, and what is there,
-c / n: at most 1, which it reaches where the chosen images are spread over the bins as wanted. With balance=0 that is as the
-data set is, with balance=1 every bin is wanted equally often, however rare it is. The shares 1 / k keep busy images
-from being preferred for being in many bins.
+c / n: at most 1, which it reaches where the chosen images are spread over the bins as wanted. With balance=0 that is
+as the data set is, with balance=1 every bin is wanted equally often, however rare it is. The shares 1 / k keep busy
+images from being preferred for being in many bins.
 
 A concave function of a count rises ever more slowly, and so does the sum: F is monotone and submodular (Lin and Bilmes
 2011, A Class of Submodular Functions for Document Summarization). For such an F, taking n times the image that adds

@@ -72,14 +72,14 @@ def responses(
             frame, scale, pad = letterbox(image, imgsz)
             with torch.inference_mode():
                 raw = model(torch.from_numpy(frame)[None].float() / 255)
-            raw = raw[0] if isinstance(raw, tuple) else raw
-            found = to_original(postprocess(raw, conf=CONF)[0], scale=scale, pad=pad, shape=shape)
-            objects.append(_shares(found, shape))
             if not np.isfinite(reach).all():
                 raise UnsupportedModel(
                     f"an activation is not finite on '{path}'; the weights are damaged or training diverged: give a "
                     "checkpoint whose validation works"
                 )
+            raw = raw[0] if isinstance(raw, tuple) else raw
+            found = to_original(postprocess(raw, conf=CONF)[0], scale=scale, pad=pad, shape=shape)
+            objects.append(_shares(found, shape))
             rows.append(list(reach))
             if clock() > next_line:
                 progress(f"ran the model on {index + 1} of {len(images)} images")
