@@ -10,12 +10,14 @@ from typing import Any
 
 from yolo_compress import __version__
 from yolo_compress.artifacts import sha256_path
-from yolo_compress.calibrate.coverage import BALANCE, Objective, cover
+from yolo_compress.calibrate.coverage import BALANCE, Figures, Objective, cover
 from yolo_compress.calibrate.features import SIDE
 from yolo_compress.calibrate.manifest import CalibrationSet, chosen_set, name_of, read_manifest
 from yolo_compress.calibrate.survey import survey
 from yolo_compress.errors import UsageError, entry_of
 from yolo_compress.host.data import DataSpec, sample
+
+DIGITS = 6  # of figures in a manifest, which another processor may compute with another last bit
 
 
 @dataclass(frozen=True)
@@ -102,15 +104,19 @@ def choose_measured(
         "imgsz": imgsz,
         "side": SIDE,
         "yolo_compress": __version__,
-        "objective": objective.value(numbers),
+        "objective": round(objective.value(numbers), DIGITS),
     }
     images = [found.images[number] for number in sorted(numbers)]
     chosen = replace(
         chosen_set(data, images, how, hashes=hashes),
-        coverage={name: asdict(row) for name, row in objective.figures(numbers, seed=seed).items()},
+        coverage={name: _plain(row) for name, row in objective.figures(numbers, seed=seed).items()},
         skipped=tuple(name_of(image, data) for image in found.skipped),
     )
     return Choice(chosen, objective, tuple(numbers))
+
+
+def _plain(row: Figures) -> dict[str, Any]:
+    return {name: round(value, DIGITS) for name, value in asdict(row).items()}
 
 
 def _at_random(objective: Objective, images: tuple[Path, ...], seed: int) -> list[int]:

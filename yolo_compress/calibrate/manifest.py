@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -102,7 +103,7 @@ def read_manifest(path: Path, data: DataSpec) -> CalibrationSet:
     now = identity(data)
     if about.get("classes_sha256") != now["classes_sha256"]:
         raise _another(path, about, data, f"which has {about.get('classes')} classes of other names or order")
-    train = {name_of(image, data): image for image in data.train}
+    train = _by_name(data)
     if not set(names) & set(train):
         raise _another(path, about, data, f"and none of its {len(names)} images, such as '{names[0]}', is there")
     for name in names:
@@ -136,6 +137,13 @@ def identity(data: DataSpec) -> dict[str, Any]:
 def name_of(image: Path, data: DataSpec) -> str:
     """Return the path of an image below the root of its data set, with forward slashes."""
     return Path(os.path.relpath(image, data.root)).as_posix()
+
+
+def _by_name(data: DataSpec) -> dict[str, Path]:
+    """Return training images by their names; one without a folder is that of the only file that is called so."""
+    files = Counter(image.name for image in data.train)
+    bare = {image.name: image for image in data.train if files[image.name] == 1}
+    return {**bare, **{name_of(image, data): image for image in data.train}}
 
 
 def _content(path: Path) -> dict[str, Any]:

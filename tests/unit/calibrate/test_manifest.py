@@ -110,6 +110,20 @@ def test_a_data_set_that_has_grown_is_noted(tiny_data, manifest):
     assert "chosen from 8 training images and there are 9 now" in note
 
 
+def test_a_name_without_a_folder_is_that_of_the_only_file_called_so(tiny_data, manifest):
+    tree = json.loads(manifest.read_text())
+    for entry in tree["images"]:
+        entry["image"] = entry["image"].rpartition("/")[2]
+    manifest.write_text(json.dumps(tree))
+    data = read_data(tiny_data)
+    assert read_manifest(manifest, data).images == choose(data, 4).images
+    victim = choose(data, 4).images[0]
+    (victim.parent / "twice").mkdir()
+    shutil.copy(victim, victim.parent / "twice" / victim.name)
+    with pytest.raises(DataError, match=f"image '{victim.name}' .* is missing from"):
+        read_manifest(manifest, read_data(tiny_data))
+
+
 def test_names_without_hashes_serve_copies_that_are_encoded_otherwise(tiny_data, manifest):
     tree = json.loads(manifest.read_text())
     for entry in tree["images"]:
