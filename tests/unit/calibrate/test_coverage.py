@@ -132,7 +132,7 @@ def test_a_weight_of_zero_leaves_a_feature_out():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"weights": {"classs": 1}}, "there is no feature 'classs' to weigh; did you mean classes?"),
+        ({"weights": {"kontrast": 1}}, "there is no feature 'kontrast' to weigh; choose from light, pair, classes"),
         ({"weights": {"light": -1}}, "the weight of light is -1; give a number of at least 0"),
         ({"weights": {"light": float("nan")}}, "the weight of light is nan"),
         ({"weights": dict.fromkeys(("light", "pair", "classes"), 0)}, "all weights are 0"),
