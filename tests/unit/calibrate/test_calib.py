@@ -233,6 +233,42 @@ def test_quantizing_follows_a_manifest(tiny_data, tmp_path, make_checkpoint):
         stages.quantize_checkpoint(context.model, tmp_path, context, QuantizeSection(calibration="none.json"))
 
 
+def test_training_quantized_begins_with_the_images_of_a_manifest(tiny_data, tmp_path, monkeypatch):
+    from types import SimpleNamespace
+
+    from yolo_compress.quantize import attachment
+    from yolo_compress.recipe import QatSection, QuantizeSection
+
+    made = quiet(tiny_data, n=2, out=tmp_path / "a.json")
+    given = []
+
+    class Enough(Exception):
+        pass
+
+    def choose_ranges(model, placement, scheme, method, images, *, imgsz):
+        given.extend(images)
+        raise Enough
+
+    monkeypatch.setattr(attachment, "choose_ranges", choose_ranges)
+    trainer = SimpleNamespace(model=tiny_model(), args=SimpleNamespace(data=str(tiny_data), imgsz=64))
+    form = QuantizeSection(calibration=str(made.manifest))
+    with pytest.raises(Enough):
+        attachment.QuantizationAware(QatSection(), form)._begin(trainer)
+    assert given == list(made.chosen.images)
+
+
+def test_a_run_looks_at_its_manifest_before_it_begins(tiny_data, tmp_path, make_checkpoint):
+    from yolo_compress import pipeline
+    from yolo_compress.recipe import QuantizeSection, Recipe
+
+    made = quiet(tiny_data, n=2, out=tmp_path / "a.json")
+    made.chosen.images[0].write_bytes(b"another image")
+    recipe = Recipe(quantize=QuantizeSection(calibration=str(made.manifest)))
+    with pytest.raises(DataError, match="is not the one that"):
+        pipeline.run(recipe, model=make_checkpoint(), data=tiny_data, imgsz=64, project=tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+
+
 def test_values_of_a_survey_do_not_depend_on_where_images_lie(tiny_data, tmp_path):
     shutil.copytree(tiny_data.parent, tmp_path / "elsewhere")
     here, there = (survey(read_data(d)) for d in (tiny_data, tmp_path / "elsewhere" / "data.yaml"))
