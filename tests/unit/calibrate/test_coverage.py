@@ -15,7 +15,7 @@ from yolo_compress.calibrate.bins import class_bins, value_bins
 from yolo_compress.calibrate.coverage import Objective, cover
 from yolo_compress.errors import UsageError
 
-few = settings(max_examples=40, deadline=None)
+few = settings(max_examples=25, deadline=None)
 GUARANTEE = 1 - 1 / math.e
 ROUNDING = 1e-9  # sums of a few terms near 1
 
@@ -67,13 +67,13 @@ def test_greedy_is_within_its_guarantee_of_the_best_set(seed, n):
 
 
 @few
-@given(st.integers(0, 999), st.integers(1, 20))
+@given(st.integers(0, 999), st.integers(1, 10))
 def test_lazy_greedy_is_plain_greedy(seed, n):
-    objective = made(seed, 20, n)
-    rank = np.random.default_rng(seed).permutation(20)
+    objective = made(seed, 12, n)
+    rank = np.random.default_rng(seed).permutation(12)
     plain: list[int] = []
     while len(plain) < n:
-        gains = {i: objective.value([*plain, i]) - objective.value(plain) for i in range(20) if i not in plain}
+        gains = {i: objective.value([*plain, i]) - objective.value(plain) for i in range(12) if i not in plain}
         most = max(gains.values())
         plain.append(min((i for i, gain in gains.items() if gain > most - ROUNDING), key=lambda i: rank[i]))
     lazy = cover(objective, seed=seed)
