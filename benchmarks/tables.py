@@ -9,6 +9,7 @@ A block stands between `<!-- begin: NAME -->` and `<!-- end -->`, where NAME is
 * `recovery`: benchmarks/results/prune_recovery.json, a line per way to prune, means over seeds;
 * `weights`: benchmarks/results/prune_weights.json, a line per mask;
 * `quantize`: benchmarks/results/quant_ptq.json, accuracy by target and way, a column per model;
+* `calib`: benchmarks/results/calib_cover.json, chosen images among random draws, a line per way and range;
 * `distill`: benchmarks/results/distill_recovery.json, a line per candidate and a column per seed;
 * `modes`: the help of the whole command;
 * `help MODE`: the help of a mode;
@@ -37,6 +38,7 @@ TRAINING_FREE = ROOT / "benchmarks" / "results" / "prune_training_free.json"
 RECOVERY = ROOT / "benchmarks" / "results" / "prune_recovery.json"
 WEIGHTS = ROOT / "benchmarks" / "results" / "prune_weights.json"
 QUANTIZE = ROOT / "benchmarks" / "results" / "quant_ptq.json"
+CALIB = ROOT / "benchmarks" / "results" / "calib_cover.json"
 DISTILL = ROOT / "benchmarks" / "results" / "distill_recovery.json"
 COLUMNS = (
     "Candidate",
@@ -48,7 +50,15 @@ COLUMNS = (
     "Size (MB)",
     "Params (M)",
 )
-FILES = ("README.md", "docs/cli.md", "docs/distill.md", "docs/prune.md", "docs/quantize.md", "docs/recipes.md")
+FILES = (
+    "README.md",
+    "docs/calib.md",
+    "docs/cli.md",
+    "docs/distill.md",
+    "docs/prune.md",
+    "docs/quantize.md",
+    "docs/recipes.md",
+)
 BLOCK = re.compile(r"(<!-- begin: (?P<name>[^>]+?) -->\n)(?P<body>.*?)(<!-- end -->)", re.DOTALL)
 PIPE = r"\|"
 
@@ -155,6 +165,28 @@ def quantize_table(tree: dict[str, Any]) -> str:
     return f"{_markdown(lines)}\n\n{_circumstances(tree)}"
 
 
+def calib_table(tree: dict[str, Any]) -> str:
+    """Return mAP50-95 of chosen images beside that of random draws, by part, range and way."""
+    lines = [["measured on", "range", "way", "chosen", "random: least", "median", "most", "draws", "draws beaten"]]
+    lines.append(["---"] * 3 + ["---:"] * 6)
+    for part, range_ in dict.fromkeys((row["part"], row["range"]) for row in tree["rows"]):
+        points = {r["way"]: r["map50_95_points"] for r in tree["rows"] if (r["part"], r["range"]) == (part, range_)}
+        drawn = sorted(value for way, value in points.items() if way.startswith("random "))
+        if not drawn:
+            continue
+        spread = [f"{value:.2f}" for value in (drawn[0], statistics.median(drawn), drawn[-1])]
+        for way, value in points.items():
+            if not way.startswith("random "):
+                beaten = sum(value > other for other in drawn)
+                words = {"eval": "400 validation images", "tune": "292 training images"}[part]
+                lines.append([words, range_, way, f"{value:.2f}", *spread, str(len(drawn)), str(beaten)])
+    return (
+        f"{_markdown(lines)}\n\nmAP50-95 in points of {tree['model']} at {tree['imgsz']} px in the `{tree['target']}` "
+        f"form, {tree['calibration_images']} images; {tree['device']['cpu_model']}, {tree['date'][:10]}. "
+        f"Made by `{tree['command']}`."
+    )
+
+
 def weights_table(tree: dict[str, Any]) -> str:
     """Return accuracy, compressed size and times of masked models."""
     runtimes = list(dict.fromkeys(name for row in tree["rows"] for name in row.get("ratios", {})))
@@ -207,6 +239,7 @@ RENDERERS: dict[str, Callable[[str], str | None]] = {
     "recovery": lambda _: _from(RECOVERY, recovery_table),
     "weights": lambda _: _from(WEIGHTS, weights_table),
     "quantize": lambda _: _from(QUANTIZE, quantize_table),
+    "calib": lambda _: _from(CALIB, calib_table),
     "distill": lambda _: _from(DISTILL, distill_table),
     "modes": _modes,
     "help": _help,

@@ -12,6 +12,7 @@ from yolo_compress import pipeline, stages
 from yolo_compress import recipe as recipes
 from yolo_compress.bench import BenchResult, Candidate, run_bench
 from yolo_compress.building import PROJECT, build, read_section
+from yolo_compress.calibrate.calib import calib
 from yolo_compress.engines.tensorrt.cache import known_algorithm, version_number
 from yolo_compress.errors import DataError, UsageError
 from yolo_compress.host.checkpoint import describe
@@ -23,7 +24,20 @@ from yolo_compress.report import ReportFiles, write_report
 from yolo_compress.sensitivity import sensitivity
 from yolo_compress.train import disable, enable, train
 
-__all__ = ("bench", "build", "cache", "disable", "enable", "prune", "quantize", "report", "run", "sensitivity", "train")
+__all__ = (
+    "bench",
+    "build",
+    "cache",
+    "calib",
+    "disable",
+    "enable",
+    "prune",
+    "quantize",
+    "report",
+    "run",
+    "sensitivity",
+    "train",
+)
 
 
 @dataclass(frozen=True)

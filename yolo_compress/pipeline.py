@@ -16,6 +16,7 @@ from typing import Any
 from yolo_compress import recipe as recipes
 from yolo_compress.artifacts import atomic_write, sha256_path
 from yolo_compress.bench.machine import describe_machine, package_versions
+from yolo_compress.calibrate import read_manifest
 from yolo_compress.errors import DataError, GateNotMet, OutputError, ResumeMismatch, UsageError
 from yolo_compress.recipe import Recipe
 from yolo_compress.recipe.distill import SELF
@@ -219,6 +220,10 @@ def _inputs(context: Context, recipe: Recipe) -> dict[str, dict[str, str]]:
             raise DataError(f"teacher '{teacher}' does not exist; give the path of a checkpoint, or teacher=self")
         name = "teacher" if len(teachers) == 1 else f"teacher {index + 1}"
         found[name] = {"path": str(file.resolve()), "sha256": sha256_path(file)}
+    if recipe.quantize is not None and recipe.quantize.calibration is not None:
+        manifest = Path(recipe.quantize.calibration)
+        read_manifest(manifest, context.data)  # refused here, and not after hours of training
+        found["calibration manifest"] = {"path": str(manifest.resolve()), "sha256": sha256_path(manifest)}
     return found
 
 

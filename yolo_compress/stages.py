@@ -16,7 +16,7 @@ from yolo_compress.bench.accuracy import detect, evaluate
 from yolo_compress.bench.cascade import fit_rule
 from yolo_compress.bench.robustness import Conditions
 from yolo_compress.bench.run import evenly
-from yolo_compress.calibrate import choose, write_manifest
+from yolo_compress.calibrate import calibration_set, write_manifest
 from yolo_compress.engines import engine_for, get_engine
 from yolo_compress.engines.cascade import SUFFIX, write_cascade
 from yolo_compress.engines.tensorrt.cache import CalibrationCache
@@ -270,7 +270,8 @@ def quantize_checkpoint(
             return _quantized(quantize_learned(floating, folder / "int8.onnx", learned), floating)
         if learned is not None:
             notes = ("weights have changed since quantization-aware training, so ranges were chosen anew",)
-    chosen = choose(context.data, section.images)
+    chosen = calibration_set(context.data, section.images, section.calibration)
+    notes = (*notes, *chosen.notes)
     write_manifest(chosen, folder / "calibration.json")
     seen: dict[Any, Any] = {}  # so that images are run once, however often layers are chosen anew
 

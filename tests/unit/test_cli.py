@@ -34,7 +34,7 @@ class Calls:
 @pytest.fixture
 def api(monkeypatch):
     calls = Calls()
-    names = ("train", "prune", "quantize", "build", "bench", "run", "report")
+    names = ("train", "prune", "calib", "quantize", "build", "bench", "run", "report")
     fake = SimpleNamespace(**{name: calls.function(name) for name in names})
     monkeypatch.setitem(sys.modules, "yolo_compress.api", fake)
     monkeypatch.setattr(yolo_compress, "api", fake, raising=False)
@@ -72,6 +72,25 @@ def run(*args):
                     "name": "p",
                 },
             ),
+        ),
+        (
+            "calib data=d.yaml n=64 labels=false model=a.pt weights=classes=2,clutter=0 balance=0 skip_unreadable",
+            (
+                "calib",
+                ("d.yaml",),
+                {
+                    "n": 64,
+                    "labels": False,
+                    "model": "a.pt",
+                    "weights": ["classes=2", "clutter=0"],
+                    "balance": 0.0,
+                    "skip_unreadable": True,
+                },
+            ),
+        ),
+        (
+            "quantize model=a.pt data=d.yaml calibration=calib_data/d-64.json",
+            ("quantize", ("a.pt",), {"data": "d.yaml", "calibration": "calib_data/d-64.json"}),
         ),
         (
             "quantize model=a.pt data=d.yaml range=minmax target=onnxruntime",
@@ -251,6 +270,10 @@ def test_training_without_flags_keeps_a_pruned_model_and_the_rest_is_left_alone(
             "bench model=a.pt data=d.yaml imgsz=0",
             "imgsz=0 cannot be used, a detector needs a multiple of 32; write imgsz=32",
         ),
+        ("calib data=d.yaml labels=1", "labels=1 is neither true nor false; write labels=true or labels=false"),
+        ("calib data=d.yaml balance=half", "balance=half is not a number; write, for example, balance=0.5"),
+        ("calib data=d.yaml number=8", "'number' is not a valid argument."),
+        ("calib n=8", "calib needs data=; see all of its keys with: yolo-compress calib help"),
         ("demo seed=-1", "seed=-1 is not a whole number; write, for example, seed=0"),
         ("run resume=runs/x epochs=3", "resume= takes everything from the run that it continues; remove epochs"),
         ("run resume=runs/x imgsz=320", "resume= takes everything from the run that it continues; remove imgsz"),

@@ -271,6 +271,7 @@ VALUES = {
     "quantize_bias_correction": True,
     "quantize_max_drop": 0.3,
     "quantize_learned": False,
+    "quantize_calibration": "calib_data/coco-512.json",
     "qat": "int8",
     "qat_batchnorm": "frozen",
     "prune_importance": "l2",

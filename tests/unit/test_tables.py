@@ -49,6 +49,16 @@ def test_the_results_table_has_a_line_for_each_row():
     )
 
 
+def test_the_calibration_table_puts_the_chosen_images_among_the_random_draws():
+    rows = [
+        {"part": "eval", "range": "minmax", "way": way, "map50_95_points": points}
+        for way, points in (("random 0", 30.0), ("cover", 30.5), ("random 1", 31.0), ("random 2", 29.0))
+    ]
+    tree = {**TREE, "rows": rows, "target": "tensorrt", "calibration_images": 128}
+    lines = tables.calib_table(tree).splitlines()
+    assert lines[2:4] == ["| 400 validation images | minmax | cover | 30.50 | 29.00 | 30.00 | 31.00 | 3 | 2 |", ""]
+
+
 def _pruned(model, importance, points, **way):
     defaults = {"scope": "savings", "repair": "reconstruct", "images": 256}
     return {"model": model, "importance": importance, **defaults, **way, "map50_95_points": points}

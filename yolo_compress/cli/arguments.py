@@ -16,7 +16,7 @@ class Key:
     """A key of a mode that is not an option of the recipe.
 
     Attributes:
-        type: path, str, int, float or list.
+        type: path, str, int, float, bool or list.
         default: What the function behind the mode uses when the key is not given; help shows it, a test compares both.
     """
 
@@ -95,6 +95,10 @@ def _typed(key: Key, value: Any) -> Any:
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise UsageError(f"{key.name}={value} is not a number; write, for example, {key.name}={key.default}")
         return float(value)
+    if key.type == "bool":
+        if not isinstance(value, bool):
+            raise UsageError(f"{key.name}={value} is neither true nor false; write {key.name}=true or {key.name}=false")
+        return value
     if key.type == "list":
         parts = (part.strip(" '\"") for part in str(value).strip("[]()").split(","))
         return [part for part in parts if part]

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from yolo_compress.calibrate import calibration_set
 from yolo_compress.host.checkpoint import facts, save_model, set_facts
-from yolo_compress.host.data import read_data, sample
+from yolo_compress.host.data import read_data
 from yolo_compress.host.export import export_onnx
 from yolo_compress.host.trainer import CompressTrainer, Narrowing
 from yolo_compress.host.ultralytics import LOGGER, RANK, unwrap_model
@@ -110,7 +111,8 @@ class QuantizationAware:
         form = self.form
         scheme, stride = SCHEMES[form.target], max(int(trainer.model.stride.max()), 32)
         imgsz = math.ceil(trainer.args.imgsz / stride) * stride  # the trainer rounds it the same way, but later
-        images = sample(read_data(trainer.args.data).train, form.images, seed=0)
+        calibration = calibration_set(read_data(trainer.args.data), form.images, form.calibration)
+        images = calibration.images
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "start.pt"
             save_model(trainer.model, file)
@@ -127,6 +129,8 @@ class QuantizationAware:
         }
         start = Quantizers(found, [chosen.quantizers[group] for group in placement.groups], scales, weights)
         if RANK in {-1, 0}:
+            for note in calibration.notes:
+                LOGGER.warning(note)
             LOGGER.info(
                 f"Training quantized for {form.target}: {len(scales)} of {len(placement.layers)} convolutions, "
                 f"{len(placement.groups)} ranges chosen by {form.range} on {len(images)} images"

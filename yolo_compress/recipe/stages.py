@@ -59,6 +59,11 @@ class QuantizeSection(Section):
         "mse", "How activation ranges are chosen.", flag="quantize_range"
     )
     images: int = option(256, "Training images that ranges are chosen on.", flag="quantize_images", ge=1)
+    calibration: str | None = option(
+        None,
+        "Manifest of the images that ranges are chosen on, in place of a random draw; see `yolo-compress calib`.",
+        flag="quantize_calibration",
+    )
     keep: Names = option((), "Layers left in float, by module name or prefix, such as model.22.", flag="quantize_keep")
     weight_bits: int = option(
         8, "Bits of a weight's code; below 8 a simulation, stored in bytes.", flag="quantize_weight_bits", ge=2, le=8

@@ -139,3 +139,51 @@ def test_bad_label_row_is_named(tiny_data):
     label.write_text("0 0.5 0.5 0.2\n1 a b c d\n")
     with pytest.raises(DataError, match=r"are not rows of"):
         data.labels_for(spec.train[:1])
+
+
+@pytest.mark.parametrize("shape", [(640, 480), (300, 500), (2100, 700), (90, 40)])
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+def test_luma_is_that_of_the_whole_image_made_smaller(tmp_path, shape, suffix):
+    import cv2
+
+    rng = np.random.default_rng(0)
+    image = cv2.resize(rng.integers(0, 255, (9, 7, 3), dtype=np.uint8), shape[::-1], interpolation=cv2.INTER_CUBIC)
+    cv2.imwrite(str(tmp_path / f"a{suffix}"), image)
+    luma = data.read_luma(tmp_path / f"a{suffix}", 128)
+    whole = cv2.imread(str(tmp_path / f"a{suffix}"), cv2.IMREAD_GRAYSCALE)
+    side = min(128, max(shape))
+    wanted = cv2.resize(whole, [round(n * side / max(shape)) for n in shape[::-1]], interpolation=cv2.INTER_AREA)
+    assert luma.shape == wanted.shape
+    assert np.abs(luma.astype(int) - wanted).mean() < 2  # levels; a reduced decoding averages in another order
+
+
+@pytest.mark.parametrize(("longest", "factor"), [(0, 1), (255, 1), (256, 2), (511, 2), (512, 4), (1024, 8), (9999, 8)])
+def test_a_jpeg_is_decoded_no_smaller_than_it_is_looked_at(longest, factor):
+    assert data._reduction(longest, 128) == factor
+
+
+def test_the_size_of_a_jpeg_is_read_from_its_header(tmp_path):
+    import cv2
+
+    image = np.zeros((31, 77, 3), np.uint8)
+    for options in ([], [cv2.IMWRITE_JPEG_PROGRESSIVE, 1]):
+        coded = cv2.imencode(".jpg", image, options)[1].tobytes()
+        assert data._jpeg_side(coded) == 77
+        assert data._jpeg_side(coded[:2] + b"\xff\xe1\x00\x08" + b"notes!" + coded[2:]) == 77
+        assert data._jpeg_side(coded[:20]) == 0
+    assert data._jpeg_side(cv2.imencode(".png", image)[1].tobytes()) == 0
+    assert data._jpeg_side(b"") == 0
+
+
+def test_luma_of_what_is_no_image(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"\xff\xd8\xff\xe0 not much of a picture")
+    for name in ("a.jpg", "none.jpg"):
+        with pytest.raises(DataError, match=rf"{name}' cannot be read"):
+            data.read_luma(tmp_path / name, 128)
+
+
+def test_the_root_is_what_paths_in_the_yaml_refer_to(tiny_data, tmp_path):
+    assert data.read_data(tiny_data).root == tiny_data.parent
+    other = tmp_path / "other.yaml"
+    other.write_text(f"path: {tiny_data.parent}\n{tiny_data.read_text()}")
+    assert data.read_data(other).root == tiny_data.parent
