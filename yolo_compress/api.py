@@ -102,9 +102,11 @@ def quantize(
         options: The options one by one, such as range="mse"; see `QuantizeSection`.
 
     Raises:
-        UsageError: An option is out of range, or the model is quantized already.
+        UsageError: An option is out of range, the model is quantized already, or `latency` is asked for on a runtime
+            that is absent.
         DataError: Weights or data are missing or damaged.
-        GateNotMet: More accuracy is lost than `max_drop` with every layer in float that may be.
+        GateNotMet: More accuracy is lost than `max_drop` with every layer in float that may be, or no choice of layers
+            meets `latency`, or both.
     """
     chosen = _section(QuantizeSection, "quantize", section, options)
     context = stages.context_for(model, data, imgsz=imgsz, device="cpu", run_dir=Path(project), progress=progress)

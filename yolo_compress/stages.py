@@ -6,7 +6,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,9 @@ from yolo_compress.host.export import export_native, export_onnx
 from yolo_compress.prune import prune
 from yolo_compress.quantize import Learned, QuantizeResult, onnx_sensitivity, quantize_learned, quantize_onnx
 from yolo_compress.quantize.mixed import Mixed, fewest_in_float
+from yolo_compress.quantize.precision import check_runtime, precision_map, wants_time
 from yolo_compress.recipe import PruneSection, QuantizeSection, Recipe
-from yolo_compress.timing import timing_for
+from yolo_compress.timing import cache_folder, timing_for
 from yolo_compress.train import train
 
 NATIVE_EXPORTS: dict[str, tuple[str, int | None, str]] = {
@@ -221,6 +222,7 @@ def prune_checkpoint(source: Path, out: Path, context: Context, section: PruneSe
 
 def quantize_checkpoint(source: Path, folder: Path, context: Context, section: QuantizeSection) -> StageResult:
     """Quantize a checkpoint, or a float ONNX, on the training images of a data set."""
+    check_runtime(section)  # before anything slow is done
     folder.mkdir(parents=True, exist_ok=True)
     floating = source
     if source.suffix == ".pt":
@@ -240,7 +242,7 @@ def quantize_checkpoint(source: Path, folder: Path, context: Context, section: Q
     write_manifest(chosen, folder / "calibration.json")
     seen: dict[Any, Any] = {}  # so that images are run once, however often layers are chosen anew
 
-    def quantized(extra: Sequence[str]) -> QuantizeResult:
+    def quantized(extra: Sequence[str], *, repaired: bool = True) -> QuantizeResult:
         return quantize_onnx(
             floating,
             folder / "int8.onnx",
@@ -251,12 +253,26 @@ def quantize_checkpoint(source: Path, folder: Path, context: Context, section: Q
             keep=(*section.keep, *extra),
             weight_bits=section.weight_bits,
             weight_group=section.weight_group,
-            rounding=section.rounding,
-            bias_correction=section.bias_correction,
+            rounding=section.rounding if repaired else "nearest",
+            bias_correction=section.bias_correction and repaired,
             seen=seen,
             progress=context.progress,
         )
 
+    if wants_time(section):
+        use_all_cores()
+        made = precision_map(
+            section,
+            floating,
+            quantized,
+            accuracy=lambda path: accuracy_of(context, path),
+            images=chosen.images,
+            imgsz=context.imgsz,
+            cache=cache_folder(),
+            progress=context.progress,
+        )
+        found = _quantized(made.result, floating, folder / "calibration.json", (*notes, *made.notes))
+        return replace(found, metrics={**found.metrics, **made.metrics})
     kept: tuple[str, ...] = ()
     if section.max_drop is not None:
         mixed = _mixed(floating, context, section, chosen.images, quantized)
@@ -378,8 +394,10 @@ def context_for(
 
     Raises:
         DataError: Weights or data are missing or damaged.
-        UsageError: The model's classes are not those of the data.
+        UsageError: The model's classes are not those of the data, or a time is asked for on a runtime that is absent.
     """
+    if recipe is not None and recipe.quantize is not None:
+        check_runtime(recipe.quantize)
     path = Path(model)
     spec = read_data(data)
     if path.suffix == ".pt":

@@ -6,8 +6,8 @@ the knapsack holds the layers in float: they are worth their costs, weigh their 
 may be given back. A layer that saves nothing always goes back.
 
 Savings are rounded up to multiples of a unit, their sum over `LEVELS`. So what is chosen never gives back more time
-than allowed, and the cost that is left is at most the least one for an allowance smaller by the rounding, which is below
-one unit per layer (`Knapsack.error`).
+than allowed, and the cost that is left is at most the least one for an allowance that is smaller by the rounding: below
+one unit per layer (`Knapsack.error`), which with 200 layers is 0.4 % of all that INT8 saves.
 """
 
 from __future__ import annotations

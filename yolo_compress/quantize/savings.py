@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,7 @@ from yolo_compress.quantize.scheme import PASSING
 if TYPE_CHECKING:
     import onnx
 
+KINDS = ("fp32", "int8")
 TURNS = 6  # profiles of each of the two models
 ROUNDS = 10  # runs in each
 QUANTIZER = re.compile(r"(.+)_(?:Quantize|Dequantize)Linear(?![^/]*_/)")  # not of a change of layout behind it
@@ -70,6 +72,11 @@ class Savings:
     unnamed: tuple[str, ...] = ()
 
     @property
+    def ms(self) -> dict[str, float]:
+        """What INT8 saves by layer."""
+        return {layer: saving.ms for layer, saving in self.layers.items()}
+
+    @property
     def note(self) -> str:
         """How much of the profile belongs to layers, in one sentence."""
         floating, coded = (
@@ -84,12 +91,13 @@ class Savings:
         return text
 
 
-def runtime_for(target: str, *, option: str) -> Engine:
+def runtime_for(target: str, *, option: str, instead: str) -> Engine:
     """Return the runtime that a target is measured on.
 
     Args:
         target: Name of a scheme.
         option: What asks for it, such as latency=0.7, for the message.
+        instead: What to do without, for the message.
 
     Raises:
         UsageError: It cannot run here.
@@ -101,15 +109,15 @@ def runtime_for(target: str, *, option: str) -> Engine:
             return engine
         why = missing
     raise UsageError(
-        f"{option} is measured on target={target}, which cannot run here: {why}; give max_drop= alone, which needs no "
-        "time, or a target that runs here, such as target=openvino or target=onnxruntime"
+        f"{option} is measured on target={target}, which cannot run here: {why}; {instead}, or give a target that runs "
+        "here, such as target=openvino or target=onnxruntime"
     )
 
 
 def measure_savings(
     engine: Engine,
     floating: Path,
-    quantized: Path,
+    quantized: Callable[[], Path],
     model: onnx.ModelProto,
     placement: Placement,
     *,
@@ -120,13 +128,13 @@ def measure_savings(
     cache: Path | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Savings:
-    """Profile a float and a quantized artifact in turns and attribute their nodes to layers.
+    """Profile the float and the quantized model in turns and attribute their nodes to layers.
 
     Args:
-        engine: What both were built by.
-        floating: The artifact of the float graph.
-        quantized: The artifact of the graph with every layer in INT8 that `placement` has there.
-        model: The float graph.
+        engine: What both are run by.
+        floating: The float graph.
+        quantized: Writes the graph with every layer in INT8 that `placement` has there.
+        model: The float graph, read.
         placement: Where quantizers stand in the quantized one.
         imgsz: Side of the square input in pixels.
         turns: Profiles of each; a node's time is the median over them.
@@ -138,15 +146,20 @@ def measure_savings(
     Raises:
         EngineError: The runtime refused an artifact, or names no layer in its profile.
     """
-    kinds = {"fp32": floating, "int8": quantized}
-    kept = {kind: LayerTimesCache(engine.name, f"nodes-{kind}", threads=threads, folder=cache) for kind in kinds}
+    kept = {kind: LayerTimesCache(engine.name, f"nodes-{kind}", threads=threads, folder=cache) for kind in KINDS}
     structure = _structure(model, placement, imgsz)
-    nodes = {kind: store.get(structure) for kind, store in kept.items()}
-    if None in nodes.values():
-        nodes = dict(_profiles(engine, kinds, imgsz, turns, rounds, threads, progress))
+    nodes = {kind: known for kind, store in kept.items() if (known := store.get(structure)) is not None}
+    if len(nodes) < len(KINDS):
+        graphs = {"fp32": floating, "int8": quantized()}
+        with tempfile.TemporaryDirectory() as place:
+            paths = {
+                kind: engine.build(graph, Path(place) / kind, precision=kind, imgsz=imgsz).path
+                for kind, graph in graphs.items()
+            }
+            nodes = _profiles(engine, paths, imgsz, turns, rounds, threads, progress)
         for kind, store in kept.items():
             store.put(structure, nodes[kind])
-    return attribute(nodes["fp32"] or {}, nodes["int8"] or {}, Wiring(model.graph), placement)
+    return attribute(nodes["fp32"], nodes["int8"], Wiring(model.graph), placement)
 
 
 def attribute(
@@ -246,7 +259,7 @@ def _profiles(
     threads: int | None,
     progress: Callable[[str], None],
 ) -> dict[str, dict[str, float]]:
-    """Return the median seconds of each node over profiles that are taken in turns, each kind first every other time."""
+    """Return the median seconds of each node over profiles taken in turns, each kind first every other time."""
     image = noise_image(imgsz)
     seen: dict[str, dict[str, list[float]]] = {kind: {} for kind in paths}
     for turn in range(turns):
@@ -254,9 +267,7 @@ def _profiles(
             for node, seconds in engine.profile(paths[kind], image, rounds=rounds, threads=threads).items():
                 seen[kind].setdefault(node, []).append(seconds)
         progress(f"layer times: {turn + 1} of {turns} turns in float and INT8")
-    return {
-        kind: {node: float(np.median(samples)) for node, samples in nodes.items()} for kind, nodes in seen.items()
-    }
+    return {kind: {node: float(np.median(samples)) for node, samples in nodes.items()} for kind, nodes in seen.items()}
 
 
 def _structure(model: onnx.ModelProto, placement: Placement, imgsz: int) -> str:
