@@ -119,6 +119,11 @@ def precision_map(
             cache=cache,
             progress=progress,
         )
+        full = accuracy(floating) if section.max_drop is not None else 0.0
+
+        def drop(path: Path) -> float | None:
+            return 100 * (full - accuracy(path)) if section.max_drop is not None else None
+
         timed: dict[tuple[str, ...], Measured] = {}
 
         def measure(keep: tuple[str, ...]) -> Measured:
@@ -130,17 +135,13 @@ def precision_map(
             free = Knapsack(dict.fromkeys(savings.layers, 0.0), savings.ms)
             found = fit_latency(free, measure, latency=section.latency, progress=progress)
             if not found.holds(section.latency):
-                _judge(found, free, section, quantized(found.choice.keep).path, None)
+                nearest = quantized(found.choice.keep).path
+                _judge(found, free, section, nearest, drop(nearest))
         rows = onnx_sensitivity(
             floating, images=images, imgsz=imgsz, target=section.target, range=section.range, progress=progress
         )
         costs = {row.layer: max(row.output_change, 0.0) for row in rows}
         knapsack = Knapsack({layer: costs[layer] for layer in savings.layers}, savings.ms)
-        full = accuracy(floating) if section.max_drop is not None else 0.0
-
-        def drop(path: Path) -> float | None:
-            return 100 * (full - accuracy(path)) if section.max_drop is not None else None
-
         if section.latency is None:
             choice = _fastest_within(section, knapsack, lambda keep: drop(quantized(keep).path), progress)
         else:
