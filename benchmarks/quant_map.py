@@ -3,10 +3,10 @@
 
 Usage: YOLO_COMPRESS_DATA=DIR python -m benchmarks.quant_map [MODEL ...]
 
-Per model and target: float, plain INT8, the map of `max_drop` (ranked by cost alone), the fastest map that holds the same
-drop (`timed`), and maps for latencies between those of plain INT8 and of float. All files of a model and target are timed
-in one run, in turns, against the float one. Everything calibrates on the same images of the training set. Rows that a
-call before has measured are kept; a map that cannot be met is a row that says so.
+Per model and target: float, plain INT8, the map of `max_drop` (ranked by cost alone), the fastest map that holds the
+same drop (`timed`), and maps for latencies between those of plain INT8 and of float. All files of a model and target
+are timed in one run, in turns, against the float one. Everything calibrates on the same images of the training set.
+Rows that a call before has measured are kept; a map that cannot be met is a row that says so.
 
 Environment variables QUANT_MAP_IMGSZ, QUANT_MAP_IMAGES, QUANT_MAP_VAL, QUANT_MAP_ROUNDS and QUANT_MAP_OUT make a small
 trial of it, whose rows go to another file.

@@ -255,6 +255,7 @@ VALUES = {
     "quantize_rounding": "adaround",
     "quantize_bias_correction": True,
     "quantize_max_drop": 0.3,
+    "quantize_timed": True,
     "quantize_learned": False,
     "qat": "int8",
     "prune_importance": "l2",
@@ -296,6 +297,7 @@ def test_every_flag_sets_its_option(name):
         "prune_sparsity": {"prune_schedule": "gradual"},
         "prune_rewind": {"prune_schedule": "gradual"},
         "prune_mask_share": {"prune_mask": "unstructured"},
+        "quantize_timed": {"quantize_max_drop": 0.3},
         "distill_order": {"teacher": "yolov8s.pt,yolov8m.pt"},
     }.get(name, {})
     made = recipe.from_flags({name: value, **other}, recipe.load("edge-cpu"))

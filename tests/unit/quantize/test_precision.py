@@ -111,9 +111,9 @@ def test_repair_is_left_out_of_the_search_and_the_finished_graph_is_timed(model)
 def test_a_time_that_no_map_meets_ends_with_the_fastest_one_before_layers_are_ranked(model):
     with pytest.raises(
         GateNotMet,
-        match=r"latency=0\.3 cannot be met on openvino: the fastest map, with 0 layers in float, was measured at 0\.430 "
-        r"\(0\.420 to 0\.440\) of the float model's time, 4\.30 of 10\.00 ms; by its profile INT8 saves nothing in 0 of "
-        r"57 layers; it is in '.*int8\.onnx': ask for latency=0\.4[34] or more, or prune the model",
+        match=r"latency=0\.3 cannot be met on openvino: the fastest map, with 0 layers in float, was measured at "
+        r"0\.430 \(0\.420 to 0\.440\) of the float model's time, 4\.30 of 10\.00 ms; by its profile INT8 saves nothing "
+        r"in 0 of 57 layers; it is in '.*int8\.onnx': ask for latency=0\.4[34] or more, or prune the model",
     ) as caught:
         model.choose(latency=0.3)
     assert caught.value.exit_code == 3
@@ -121,9 +121,7 @@ def test_a_time_that_no_map_meets_ends_with_the_fastest_one_before_layers_are_ra
     assert model.ranked == 0
     model.measure = lambda path: Measured(1.1, None, 11.0, 10.0)
     model.savings = dict.fromkeys(model.layers, -0.1)
-    with pytest.raises(
-        GateNotMet, match=r"saves nothing in 57 of 57 layers.*INT8 does not pay here: leave the model in"
-    ):
+    with pytest.raises(GateNotMet, match=r"saves nothing in 57 of 57 layers.*INT8 does not pay here: leave the"):
         model.choose(latency=0.9)
 
 
@@ -131,17 +129,15 @@ def test_both_a_time_and_a_drop_have_to_hold(model):
     found = model.choose(latency=0.7, max_drop=3.5)
     assert found.notes[1] == f"quantization costs {0.1 * model.coded():.2f} mAP50-95 points, max_drop=3.5 was asked"
     message = (
-        r"latency=0\.7 and max_drop=1 cannot be met together on openvino: the cheapest map that is fast enough, with \d+ "
-        r"layers in float, was measured at 0\.7.* and costs \d\.\d\d mAP50-95 points; it is in '.*int8\.onnx': allow more "
-        "time, or a larger drop"
+        r"latency=0\.7 and max_drop=1 cannot be met together on openvino: the cheapest map that is fast enough, with "
+        r"\d+ layers in float, was measured at 0\.[67].* and costs \d\.\d\d mAP50-95 points; it is in '.*int8\.onnx': "
+        "allow more time, or a larger drop"
     )
     with pytest.raises(GateNotMet, match=message) as caught:
         model.choose(latency=0.7, max_drop=1)
     assert caught.value.exit_code == 3
     assert model.writes[-1][0] == found.keep
-    with pytest.raises(
-        GateNotMet, match=r"latency=0\.3 cannot be met.* and costs 5\.70 mAP50-95 points; by its profile"
-    ):
+    with pytest.raises(GateNotMet, match=r"latency=0\.3 cannot be met.* and costs 5\.70 mAP50-95 points; by its"):
         model.choose(latency=0.3, max_drop=1)
 
 
