@@ -116,10 +116,11 @@ def quantize(
         options: The options one by one, such as range="mse"; see `QuantizeSection`.
 
     Raises:
-        UsageError: An option is out of range or settled by the cache, the model is quantized already, or the cache
-            belongs to another one.
+        UsageError: An option is out of range or settled by the cache, the model is quantized already, the cache belongs
+            to another one, or `latency` is asked for on a runtime that is absent.
         DataError: Weights, data or cache are missing or damaged, or the cache lacks tensors.
-        GateNotMet: More accuracy is lost than `max_drop` with every layer in float that may be.
+        GateNotMet: More accuracy is lost than `max_drop` with every layer in float that may be, or no choice of layers
+            meets `latency`, or both.
     """
     chosen = read_section(QuantizeSection, "quantize", section, options)
     if (data is None) == (cache is None):

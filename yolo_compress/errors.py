@@ -53,7 +53,7 @@ class EngineError(CompressError):
 
 
 class GateNotMet(CompressError):
-    """Something that cost more accuracy than was allowed."""
+    """Something that cost more accuracy, or took more time, than was allowed."""
 
     exit_code = 3
 

@@ -37,8 +37,9 @@ from yolo_compress.quantize import (
     quantize_onnx,
 )
 from yolo_compress.quantize.mixed import Mixed, fewest_in_float
+from yolo_compress.quantize.precision import check_runtime, precision_map, wants_time
 from yolo_compress.recipe import BenchSection, PruneSection, QuantizeSection, Recipe
-from yolo_compress.timing import timing_for
+from yolo_compress.timing import cache_folder, timing_for
 from yolo_compress.train import train
 
 NATIVE_EXPORTS: dict[str, tuple[str, int | None, str]] = {
@@ -260,6 +261,7 @@ def quantize_checkpoint(
         section: How.
         free_batch: The graph of a checkpoint takes any number of images, else one at a time.
     """
+    check_runtime(section)  # before anything slow is done
     floating = _floating(source, folder, context.imgsz, free_batch=free_batch)
     notes: tuple[str, ...] = ()
     if source.suffix == ".pt" and section.learned:
@@ -275,7 +277,7 @@ def quantize_checkpoint(
     write_manifest(chosen, folder / "calibration.json")
     seen: dict[Any, Any] = {}  # so that images are run once, however often layers are chosen anew
 
-    def quantized(extra: Sequence[str]) -> QuantizeResult:
+    def quantized(extra: Sequence[str], *, repaired: bool = True) -> QuantizeResult:
         return quantize_onnx(
             floating,
             folder / "int8.onnx",
@@ -286,12 +288,26 @@ def quantize_checkpoint(
             keep=(*section.keep, *extra),
             weight_bits=section.weight_bits,
             weight_group=section.weight_group,
-            rounding=section.rounding,
-            bias_correction=section.bias_correction,
+            rounding=section.rounding if repaired else "nearest",
+            bias_correction=section.bias_correction and repaired,
             seen=seen,
             progress=context.progress,
         )
 
+    if wants_time(section):
+        use_all_cores()
+        made = precision_map(
+            section,
+            floating,
+            quantized,
+            accuracy=lambda path: accuracy_of(context, path),
+            images=chosen.images,
+            imgsz=context.imgsz,
+            cache=cache_folder(),
+            progress=context.progress,
+        )
+        found = _quantized(made.result, floating, folder / "calibration.json", (*notes, *made.notes))
+        return replace(found, metrics={**found.metrics, **made.metrics})
     kept: tuple[str, ...] = ()
     if section.max_drop is not None:
         mixed = _mixed(floating, context, section, chosen.images, quantized)
@@ -456,8 +472,10 @@ def context_for(
 
     Raises:
         DataError: Weights or data are missing or damaged.
-        UsageError: The model's classes are not those of the data.
+        UsageError: The model's classes are not those of the data, or a time is asked for on a runtime that is absent.
     """
+    if recipe is not None and recipe.quantize is not None:
+        check_runtime(recipe.quantize)
     path = Path(model)
     spec = read_data(data)
     if path.suffix == ".pt":

@@ -270,6 +270,7 @@ VALUES = {
     "quantize_rounding": "adaround",
     "quantize_bias_correction": True,
     "quantize_max_drop": 0.3,
+    "quantize_timed": True,
     "quantize_learned": False,
     "quantize_calibration": "calib_data/coco-512.json",
     "qat": "int8",
@@ -317,6 +318,7 @@ def test_every_flag_sets_its_option(name):
         "prune_mask_share": {"prune_mask": "unstructured"},
         "bench_severities": {"bench_robustness": True},
         "bench_robustness_images": {"bench_robustness": True},
+        "quantize_timed": {"quantize_max_drop": 0.3},
         "distill_order": {"teacher": "yolov8s.pt,yolov8m.pt"},
     }.get(name, {})
     made = recipe.from_flags({name: value, **other}, recipe.load("edge-cpu"))

@@ -122,7 +122,7 @@ class Recipe(Section):
                 "out while it trains; leave its layers out, or give schedule=one_shot"
             )
         if self.qat is not None and self.quantize is not None:
-            asked = {"rounding": "nearest", "bias_correction": False, "max_drop": None}
+            asked = {"rounding": "nearest", "bias_correction": False, "max_drop": None, "latency": None}
             idle = [name for name, plain in asked.items() if getattr(self.quantize, name) != plain]
             if idle:
                 raise ValueError(

@@ -83,6 +83,19 @@ class QuantizeSection(Section):
         flag="quantize_max_drop",
         gt=0,
     )
+    latency: float | None = option(
+        None,
+        "Time that the model may take, as a share of the float model's on `target`, in (0, 1); as far as that allows, "
+        "layers go back to float, those that cost most for the time that INT8 saves in them.",
+        flag="quantize_latency",
+        gt=0,
+        lt=1,
+    )
+    timed: bool = option(
+        False,
+        "With max_drop: give back what costs most for the time that INT8 was measured to save in it on `target`.",
+        flag="quantize_timed",
+    )
     bias_correction: bool = option(
         False, "Fit biases layer by layer, so that outputs stay what they were.", flag="quantize_bias_correction"
     )
@@ -91,6 +104,15 @@ class QuantizeSection(Section):
         "Follow what quantization-aware training has left in a checkpoint; else choose everything anew.",
         flag="quantize_learned",
     )
+
+    @model_validator(mode="after")
+    def _timed_for_something(self) -> QuantizeSection:
+        if self.timed and self.max_drop is None and self.latency is None:
+            raise ValueError(
+                "timed says how layers are chosen that go back to float, and without max_drop or latency none do; give "
+                "max_drop=0.3 (as a flag: quantize_max_drop=0.3), or leave timed out"
+            )
+        return self
 
 
 class QatSection(Section):
