@@ -53,7 +53,7 @@ class Curves:
     objects: np.ndarray
 
     @classmethod
-    def of(kind, matches: Matches, *, area: str = "all", thresholds: int = STEPS) -> Curves:
+    def of(cls, matches: Matches, *, area: str = "all", thresholds: int = STEPS) -> Curves:
         """Return the curves of matched detections within a range of areas, for the first IoU thresholds."""
         hit = matches.flags(matches.hit, area, thresholds)
         counted = ~matches.flags(matches.ignored, area, thresholds)
@@ -71,7 +71,7 @@ class Curves:
         image = matches.image[kept]
         number, first = np.cumsum(begins) - 1, np.flatnonzero(begins)
         row = threshold * (len(image) + 1) if len(counted) > 1 else 0
-        return kind(
+        return cls(
             image=image,
             counted=counted,
             place=place + row,

@@ -11,22 +11,18 @@ from pathlib import Path
 
 import numpy as np
 
-from yolo_compress.artifacts import sha256_path, size_bytes
 from yolo_compress.bench import accuracy, gpu_latency, latency, machine
-from yolo_compress.bench.bootstrap import RESAMPLES, SEED, paired_differences
-from yolo_compress.bench.confidence import confidence
+from yolo_compress.bench.bootstrap import RESAMPLES, SEED
 from yolo_compress.bench.energy import POWER_SECONDS, measure_energies
-from yolo_compress.bench.error_kinds import error_kinds
 from yolo_compress.bench.memory import measure_memory
 from yolo_compress.bench.result import BenchResult, BenchRow, Candidate
 from yolo_compress.bench.robustness import Conditions, under_corruption
+from yolo_compress.bench.rows import accuracy_rows
 from yolo_compress.bench.verdict import check_classes, refusals
-from yolo_compress.bench.yolo_val import yolo_val_map50_95
 from yolo_compress.engines import engine_for
 from yolo_compress.engines.protocol import Session
 from yolo_compress.engines.timed import TimedSession
 from yolo_compress.errors import DataError, EngineError, UsageError
-from yolo_compress.host.checkpoint import count, load_model
 from yolo_compress.host.data import DataSpec, letterbox, read_image
 from yolo_compress.host.detect import postprocess
 
@@ -99,7 +95,7 @@ def run_bench(
             _try_out(candidate, session, imgsz)
             sessions.append((engine.name, session))
         notes = check_classes(candidates, [name for name, _ in sessions], data)
-        rows, objects = _accuracies(candidates, sessions, data, chosen, imgsz=imgsz, progress=progress)
+        rows, objects = accuracy_rows(candidates, sessions, data, chosen, imgsz=imgsz, progress=progress)
         rows = refusals(rows, candidates, min_accuracy_share)
         for row in rows:
             progress(
@@ -193,61 +189,6 @@ def _try_out(candidate: Candidate, session: Session, imgsz: int) -> None:
         raise EngineError(
             f"'{candidate.path}' does not take an image of {imgsz} x {imgsz} ({reason}); give the imgsz= of its build"
         ) from error
-
-
-def _accuracies(
-    candidates: Sequence[Candidate],
-    sessions: Sequence[tuple[str, Session]],
-    data: DataSpec,
-    images: Sequence[Path],
-    *,
-    imgsz: int,
-    progress: Callable[[str], None],
-) -> tuple[list[BenchRow], int]:
-    progress(f"bench: accuracy of {len(sessions)} candidates on {len(images)} images")
-    truth, found = accuracy.detect([session for _, session in sessions], images, imgsz=imgsz, progress=progress)
-    matches = [accuracy.matched(truth, detections, classes=len(data.names)) for detections in found]
-    rows = []
-    for candidate, (engine, session), detections, one in zip(candidates, sessions, found, matches, strict=True):
-        measured = accuracy.summarize(one)
-        kinds = error_kinds(truth, detections, one)
-        describe = dict(session.describe())
-        scores = confidence(truth, detections)
-        params, gflops = count(load_model(candidate.path), imgsz) if engine == "pytorch" else (None, None)
-        rows.append(
-            BenchRow(
-                label=candidate.label,
-                path=str(candidate.path),
-                origin=candidate.origin,
-                engine=engine,
-                precision=str(describe["precision"]),
-                sha256=sha256_path(candidate.path),
-                size_bytes=describe.get("size_bytes") or size_bytes(candidate.path),
-                params=params,
-                gflops=gflops,
-                map50_95=measured.map50_95,
-                map50=measured.map50,
-                yolo_val_map50_95=yolo_val_map50_95(truth, detections),
-                stats=measured.stats,
-                class_map50_95=measured.per_class,
-                detections=detections.count,
-                images_not_finite=detections.not_finite,
-                f1=scores.f1,
-                f1_threshold=scores.f1_threshold,
-                calibration_error=scores.calibration_error,
-                error_gains=kinds.gains(),
-                error_counts=kinds.counts(),
-                describe=describe,
-            )
-        )
-    for index, difference in enumerate(paired_differences(matches), start=1):
-        rows[index] = replace(
-            rows[index],
-            map50_95_difference=difference.value,
-            map50_95_difference_interval=difference.interval,
-            map50_95_difference_below_zero=difference.below_zero,
-        )
-    return rows, truth.count
 
 
 def _speeds(
