@@ -78,7 +78,7 @@ def test_a_float_model_becomes_an_engine_that_stock_ultralytics_reads(installed,
     assert built.path.name == ("yolov8n.engine" if suffix == ".pt" else "yolov8n_float.engine")
     assert (built.engine, built.precision, built.imgsz) == ("tensorrt", precision, 64)
     assert built.size_bytes == built.path.stat().st_size
-    assert built.notes == ("1 layers; the engine was built without telling their precisions",)
+    assert built.notes == ()
     offset, metadata = BaseBackend.engine_header(built.path)
     assert built.path.read_bytes()[offset:] == PLAN
     source = onnx.load(graphs / "yolov8n_float.onnx")
@@ -101,6 +101,17 @@ def test_a_quantized_graph_is_built_from_its_quantizers(installed, graphs, tmp_p
     kinds = {node.op_type for node in trt.network.model.graph.node}
     assert {"QuantizeLinear", "DequantizeLinear"} <= kinds
     assert json.loads(BaseBackend.engine_header(built.path)[1]["yolo_compress"])["target"] == "tensorrt"
+
+
+@pytest.mark.parametrize("kind", ["Int8", "Half"])
+def test_an_int8_engine_without_int8_layers_says_so(installed, graphs, tmp_path, monkeypatch, kind):
+    installed()
+    layer = {"Name": "a", "LayerType": "CaskConvolution", "Inputs": [{"Name": "x", "Format/Datatype": f"{kind} NCHW"}]}
+    monkeypatch.setattr("tests.unit.engines.trt_builders.INSPECTION", json.dumps({"Layers": [layer]}))
+    built = TensorRt().build(graphs / "yolov8n_qdq.onnx", tmp_path, precision="int8", imgsz=64)
+    told = ("int8 was asked for and no layer runs in it: 1 layers: 1 fp16, 0 reformats",)
+    assert built.notes == (told if kind == "Half" else ())
+    assert facts(built)["layers"]["precisions"] == {"fp16" if kind == "Half" else "int8": 1}
 
 
 @pytest.mark.parametrize("generation", ["8.6", "10.3"])
