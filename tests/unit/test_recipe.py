@@ -155,7 +155,10 @@ def test_an_absent_section_is_a_stage_that_does_not_run():
         ),
         ({"build": {"engines": ["openvino:int8"]}}, "without a 'quantize' section; add: quantize: {}"),
         ({"tensorrt": {"dla": 0}}, "a 'tensorrt' section without such an engine would do nothing; add: build:"),
-        ({"build": {"engines": ["tensorrt:fp16"]}, "tensorrt": {"dla": -1}}, "tensorrt.dla=-1: input should be greater"),
+        (
+            {"build": {"engines": ["tensorrt:fp16"]}, "tensorrt": {"dla": -1}},
+            "tensorrt.dla=-1: input should be greater",
+        ),
         (
             {"build": {"engines": ["tensorrt:fp16"]}, "tensorrt": {"dynamic_batch": [1, 4]}},
             "tensorrt.dynamic_batch: 1,4 is not the least, usual and largest batch; write three rising numbers: 1,4,8",

@@ -23,7 +23,10 @@ class TensorRtSection(Section):
     """How TensorRT engines are built; an option that a runtime has no use for is refused."""
 
     workspace: float | None = option(
-        None, "GiB that TensorRT may work in while it builds; all of the device when not given.", flag="trt_workspace", gt=0
+        None,
+        "GiB that TensorRT may work in while it builds; all of the device when not given.",
+        flag="trt_workspace",
+        gt=0,
     )
     dynamic_batch: Batches | None = option(
         None, "Least, usual and largest batch that the engine takes, such as 1,4,8; else 1.", flag="trt_dynamic_batch"
