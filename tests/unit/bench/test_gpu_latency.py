@@ -19,6 +19,7 @@ from yolo_compress.bench.latency import SAMPLES_FOR
 from yolo_compress.engines.timed import QueryTimes
 from yolo_compress.errors import DataError, UsageError
 from yolo_compress.report import content
+from yolo_compress.report.html import page
 from yolo_compress.report.markdown import document
 
 COOL = GpuState((), 1980, 41, 1000.5)
@@ -250,7 +251,9 @@ def test_the_report_shows_it_where_it_is_and_nothing_where_it_is_not():
     assert "## GPU" in text
     assert "* gpu: enqueue-bound: queueing takes 4.000 ms" in text
     assert "over 0.7 s after 20 ms of warm-up" in text
+    assert "<h2>GPU</h2>" in page(with_gpu, None, b"")
     without = result(row("cpu")).to_dict()
+    assert "<h2>GPU</h2>" not in page(without, None, b"")
     assert content.gpu_table(without) is None
     assert "GPU" not in document(without)
 

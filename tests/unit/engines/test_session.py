@@ -254,6 +254,7 @@ def test_closing_gives_everything_back_and_ends_it(load):
     ("options", "reason"),
     [
         ({"cuda": FakeCuda(no_graphs="PyCUDA has no CUDA graphs")}, "PyCUDA has no CUDA graphs"),
+        ({"metadata": {"args": {"nms": True}}}, "the NMS inside the engine works on the host too"),
         ({"metadata": {"dla": 1}, "dla": 2}, "a DLA cannot take part in one"),
         ({"cuda": FakeCuda(capture_fails=True)}, "operation not permitted when stream is capturing"),
     ],
@@ -388,6 +389,8 @@ def test_the_description_counts_precisions(load):
         ({"yolo_compress": "{}", "args": {"int8": True}}, "int8"),
         ({"args": {"half": True, "int8": False}}, "fp16"),
         ({"args": {"half": True, "int8": True}}, "int8"),
+        ({"args": {"quantize": 8, "nms": False}}, "int8"),
+        ({"args": "{'quantize': 16, 'batch': 1}"}, "fp16"),
         ({"args": {}}, "unknown"),
         ({"args": "batch=1"}, "unknown"),
         ({}, "unknown"),

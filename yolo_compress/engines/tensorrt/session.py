@@ -3,10 +3,8 @@
 
 from __future__ import annotations
 
-import json
 import re
 import threading
-from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
@@ -15,6 +13,7 @@ import numpy as np
 
 from yolo_compress.engines.tensorrt.capability import load_module
 from yolo_compress.engines.tensorrt.cuda import Cuda, choose, device_index
+from yolo_compress.engines.tensorrt.header import declared_precision, export_arguments
 from yolo_compress.engines.tensorrt.inspector import EngineLayers, read_layers
 from yolo_compress.engines.tensorrt.lane import Lane
 from yolo_compress.engines.tensorrt.logger import last_error, logger_for
@@ -122,7 +121,7 @@ class TensorRtSession:
         layers = None if self.layers is None else {**told, "reformats": self.layers.reformats, **self.layers.devices}
         return {
             "engine": self.module_name,
-            "precision": counted or _declared(self.metadata),
+            "precision": counted or declared_precision(self.metadata),
             "version": str(self.trt.__version__),
             "device": f"cuda:{self.index}",
             "device_name": self.device_name,
@@ -207,7 +206,12 @@ class TensorRtSession:
             return f"unavailable: {error}"
 
     def _can_graph(self, dla: int | None) -> bool:
-        reason = self.cuda.no_graphs if dla is None else "a DLA cannot take part in one"
+        in_the_way = {
+            self.cuda.no_graphs: bool(self.cuda.no_graphs),
+            "a DLA cannot take part in one": dla is not None,
+            "the NMS inside the engine works on the host too": bool(export_arguments(self.metadata).get("nms")),
+        }
+        reason = next((reason for reason, holds in in_the_way.items() if holds), "")
         if reason:
             self.notes.append(f"runs without a CUDA graph, which adds time on the host: {reason}")
         return not reason
@@ -223,13 +227,3 @@ def _read(path: Path) -> tuple[dict[str, Any], bytes]:
     if not plan:
         raise EngineError(f"'{path}' holds no engine; build it again: yolo-compress build model=WEIGHTS")
     return metadata, plan
-
-
-def _declared(metadata: dict[str, Any]) -> str:
-    """Return the precision that the header of a file claims, ours or Ultralytics', for layers that cannot be asked."""
-    with suppress(KeyError, TypeError, ValueError):
-        return str(json.loads(metadata["yolo_compress"])["build"]["precision"])
-    arguments = metadata.get("args")
-    if not isinstance(arguments, dict):
-        return "unknown"
-    return next((name for key, name in (("int8", "int8"), ("half", "fp16")) if arguments.get(key)), "unknown")
