@@ -24,7 +24,8 @@ from yolo_compress.engines.tensorrt.key import graph_sha256
 from yolo_compress.errors import DataError, EngineError, MissingDependency, UsageError
 from yolo_compress.host.data import image_batches, read_data
 from yolo_compress.host.export import export_onnx
-from yolo_compress.recipe import TensorRtSection
+from yolo_compress.recipe import TensorRtSection, validate
+from yolo_compress.timing import RuntimeTiming
 
 
 @pytest.fixture(autouse=True)
@@ -488,6 +489,31 @@ class TestBuilding:
         assert ("batch", 1, 4096) in trt.seen
         trt = installed("11.4")
         assert facts(order(model="yolov8n_float.onnx", images=8))["mode"] == "qdq"
+
+
+def test_a_recipe_builds_with_its_options(installed, graphs, data, tmp_path):
+    trt = installed()
+    tree = {"schema_version": 1, "build": {"engines": ["tensorrt:fp16"]}, "tensorrt": {"workspace": 1}}
+    context = building.stages.Context(
+        recipe=validate(tree, source="a test"),
+        model=graphs / "yolov8n.pt",
+        data=read_data(data),
+        imgsz=64,
+        device="cpu",
+        run_dir=tmp_path,
+        progress=lambda line: None,
+    )
+    made = building.stages.build_stage(context, {"checkpoint": graphs / "yolov8n.pt"}, tmp_path)
+    assert made.outputs["tensorrt:fp16"] == tmp_path / "tensorrt_fp16/yolov8n.engine"
+    assert ("set_memory_pool_limit", "WORKSPACE", 1 << 30) in trt.calls
+
+
+@pytest.mark.parametrize("target", ["tensorrt:int8", "tensorrt_rtx:fp32"])
+def test_a_latency_is_not_aimed_at_where_layers_tell_no_time(target):
+    with pytest.raises(
+        UsageError, match=rf"target={target} does not tell the time of each layer; give onnxruntime or op"
+    ):
+        RuntimeTiming(None, target, imgsz=64, images=[])
 
 
 def test_a_graph_of_any_batch_is_the_same_each_time_and_computes_what_that_of_one_image_does(graphs, tmp_path):
