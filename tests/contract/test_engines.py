@@ -72,17 +72,26 @@ class EngineContract:
     name: ClassVar[str]
     package: ClassVar[str]
     sources: ClassVar[tuple[str, ...]] = (".pt", ".onnx")
+    device: ClassVar[str] = "cpu"
+    missing: ClassVar[str] = r"pip install 'yolo-compress\["
+    quantized_for: ClassVar[str] = ""  # the target whose graphs it takes, where that is not its name
 
     @pytest.fixture
     def engine(self):
         """Return the engine."""
         return get_engine(self.name)
 
+    @pytest.fixture
+    def runs(self, engine):
+        """Skip what takes a machine that this runtime runs on."""
+        if (why := engine.unavailable()) is not None:
+            pytest.skip(f"{self.name}: {why}")
+
     @pytest.mark.parametrize("family", ["yolov8n", "yolo26n"])
-    def test_float_output_is_that_of_the_model(self, engine, sources, image, reference, tmp_path, family):
+    def test_float_output_is_that_of_the_model(self, runs, engine, sources, image, reference, tmp_path, family):
         for suffix in self.sources:
             built = engine.build(sources / f"{family}{suffix}", tmp_path / suffix[1:], precision="fp32", imgsz=64)
-            session = engine_for(built.path).load(built.path, threads=1)
+            session = engine_for(built.path).load(built.path, device=self.device, threads=1)
             raw, expected = session.infer(image), reference[family]
             session.close()
             if family == "yolo26n":  # ranked by score: near ties may change places, so rows are compared by score
@@ -91,28 +100,32 @@ class EngineContract:
                 assert np.allclose(raw[:, :4], expected[:, :4], atol=BOX_TOLERANCE_PX)
                 assert np.allclose(raw[:, 4:], expected[:, 4:], atol=SCORE_TOLERANCE)
 
-    def test_every_precision_builds_loads_and_says_what_runs(self, engine, sources, image, tmp_path):
+    def test_every_precision_builds_loads_and_says_what_runs(self, runs, engine, sources, image, tmp_path):
         assert engine.precisions == ENGINE_PRECISIONS[self.name]
         for precision in (p for p in engine.precisions if p != "int8"):
             built = engine.build(sources / "yolov8n.pt", tmp_path / precision, precision=precision, imgsz=64)
             assert (built.engine, built.precision, built.imgsz) == (self.name, precision, 64)
             assert built.size_bytes > 0
-            session = engine.load(built.path, threads=1)
+            session = engine.load(built.path, device=self.device, threads=1)
             assert np.isfinite(session.infer(image)).all()
             told = session.describe()
             session.close()
             assert told["engine"] == self.name
-            assert told["threads"] == 1
+            assert told["threads"] == 1 or self.device != "cpu"
             assert told["precision"] == precision or told["notes"], "another precision ran without a note"
 
-    def test_int8_runs_in_int8_and_stock_ultralytics_opens_it(self, engine, quantized, image, reference, tmp_path):
+    def test_int8_runs_in_int8_and_stock_ultralytics_opens_it(
+        self, runs, engine, quantized, image, reference, tmp_path
+    ):
         if "int8" not in engine.precisions:
             pytest.skip("this engine has no int8")
         from ultralytics import YOLO
 
-        built = engine.build(quantized / f"{self.name}.onnx", tmp_path, precision="int8", imgsz=64)
+        built = engine.build(
+            quantized / f"{self.quantized_for or self.name}.onnx", tmp_path, precision="int8", imgsz=64
+        )
         assert built.notes == ()
-        session = engine.load(built.path, threads=1)
+        session = engine.load(built.path, device=self.device, threads=1)
         raw, told = session.infer(image), session.describe()
         session.close()
         assert told["precision"] == "int8"
@@ -121,22 +134,22 @@ class EngineContract:
         result = YOLO(str(built.path), task="detect")(np.zeros((64, 64, 3), np.uint8), imgsz=64, verbose=False)[0]
         assert result.names == {0: "disc", 1: "box", 2: "bar"}
 
-    def test_a_graph_quantized_for_another_runtime_is_noted(self, engine, quantized, tmp_path):
-        others = set(SCHEMES) & set(ENGINE_PRECISIONS) - {self.name}
+    def test_a_graph_quantized_for_another_runtime_is_noted(self, runs, engine, quantized, tmp_path):
+        others = {"openvino", "onnxruntime"} - {self.name}
         if "int8" not in engine.precisions:
             pytest.skip("this engine has no int8")
         for other in others:
             built = engine.build(quantized / f"{other}.onnx", tmp_path, precision="int8", imgsz=64)
             assert any(f"was quantized for {other}" in note for note in built.notes)
 
-    def test_stock_ultralytics_opens_the_artifact(self, engine, sources, tmp_path):
+    def test_stock_ultralytics_opens_the_artifact(self, runs, engine, sources, tmp_path):
         from ultralytics import YOLO
 
         built = engine.build(sources / "yolov8n.pt", tmp_path, precision="fp32", imgsz=64)
         result = YOLO(str(built.path), task="detect")(np.zeros((64, 64, 3), np.uint8), imgsz=64, verbose=False)[0]
         assert result.names == {0: "disc", 1: "box", 2: "bar"}
 
-    def test_a_signal_after_sessions_that_overlapped_does_no_harm(self, engine, sources, tmp_path):
+    def test_a_signal_after_sessions_that_overlapped_does_no_harm(self, runs, engine, sources, tmp_path):
         """Data loaders of a training signal their end; a runtime that left a dead signal stack behind ends the run."""
         built = engine.build(sources / "yolov8n.pt", tmp_path, precision="fp32", imgsz=64)
         code = f"""
@@ -147,7 +160,7 @@ from yolo_compress.engines import get_engine
 
 seen = []
 signal.signal(signal.SIGUSR1, lambda *_: seen.append(1))
-sessions = [get_engine({engine.name!r}).load(Path({str(built.path)!r})) for _ in range(2)]
+sessions = [get_engine({engine.name!r}).load(Path({str(built.path)!r}), device={self.device!r}) for _ in range(2)]
 while sessions:
     sessions[0].infer(np.zeros((1, 3, 64, 64), dtype=np.float32))
     sessions.pop(0).close()
@@ -158,7 +171,7 @@ print(len(seen))
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
         assert (done.returncode, done.stdout.strip()) == (0, "1"), done.stderr
 
-    def test_building_twice_replaces_and_leaves_nothing_else(self, engine, sources, tmp_path):
+    def test_building_twice_replaces_and_leaves_nothing_else(self, runs, engine, sources, tmp_path):
         first = engine.build(sources / "yolov8n.pt", tmp_path, precision="fp32", imgsz=64)
         again = engine.build(sources / "yolov8n.pt", tmp_path, precision="fp32", imgsz=64)
         assert first.path == again.path
@@ -177,7 +190,7 @@ print(len(seen))
             return original(name, *args)
 
         monkeypatch.setattr(importlib, "import_module", absent)
-        with pytest.raises(MissingDependency, match=r"pip install 'yolo-compress\["):
+        with pytest.raises(MissingDependency, match=self.missing):
             engine.build(sources / "yolov8n.pt", tmp_path, precision="fp32", imgsz=64)
         assert "pip install" in (engine.unavailable() or "")
 
@@ -191,7 +204,7 @@ print(len(seen))
         with pytest.raises(UsageError, match=r"is not a \*"):
             engine.load(sources)
 
-    def test_damaged_artifact(self, engine, tmp_path):
+    def test_damaged_artifact(self, runs, engine, tmp_path):
         path = tmp_path / f"bad{ENGINES[self.name].suffix}"
         if "." in path.name:
             path.write_bytes(b"damaged")
@@ -199,7 +212,7 @@ print(len(seen))
             path.mkdir()
             (path / "bad.xml").write_text("<damaged>")
         with pytest.raises((EngineError, DataError), match=r"bad"):
-            engine.load(path)
+            engine.load(path, device=self.device)
 
 
 class TestPyTorch(EngineContract):
@@ -240,8 +253,31 @@ class TestOpenVino(EngineContract):
             engine.load(tmp_path, device="0")
 
 
+class TestTensorRt(EngineContract):
+    """TensorRT, where there is an NVIDIA GPU."""
+
+    name = "tensorrt"
+    package = "tensorrt"
+    device = "cuda:0"
+    missing = r"'tensorrt' package, which is not installed: (install the one that fits|it comes with JetPack)"
+
+    def test_a_graph_quantized_for_another_runtime_is_noted(self, runs, engine, quantized, tmp_path):
+        for other in ("openvino", "onnxruntime"):
+            with pytest.raises(UsageError, match=rf"quantized for {other}.*quantize target=tensorrt"):
+                engine.build(quantized / f"{other}.onnx", tmp_path, precision="int8", imgsz=64)
+
+
+class TestTensorRtRtx(TestTensorRt):
+    """TensorRT-RTX, where there is such a GPU; what it builds without one is in its own tests."""
+
+    name = "tensorrt_rtx"
+    package = "tensorrt_rtx"
+    missing = r"'tensorrt_rtx' package, which is not installed: pip install tensorrt-rtx"
+    quantized_for = "tensorrt"
+
+
 def test_every_engine_has_a_contract_test():
-    tested = {cls.name for cls in EngineContract.__subclasses__()}
+    tested = {cls.name for cls in (*EngineContract.__subclasses__(), *TestTensorRt.__subclasses__())}
     assert tested == set(ENGINES) == set(ENGINE_PRECISIONS)
 
 

@@ -156,6 +156,24 @@ def test_an_absent_section_is_a_stage_that_does_not_run():
             "'openvno:fp32' is not an engine and precision; did you mean",
         ),
         ({"build": {"engines": ["openvino:int8"]}}, "without a 'quantize' section; add: quantize: {}"),
+        ({"tensorrt": {"dla": 0}}, "a 'tensorrt' section without such an engine would do nothing; add: build:"),
+        (
+            {"build": {"engines": ["tensorrt:fp16"]}, "tensorrt": {"dla": -1}},
+            "tensorrt.dla=-1: input should be greater",
+        ),
+        (
+            {"build": {"engines": ["tensorrt:fp16"]}, "tensorrt": {"dynamic_batch": [1, 4]}},
+            "tensorrt.dynamic_batch: 1,4 is not the least, usual and largest batch; write three rising numbers: 1,4,8",
+        ),
+        (
+            {"build": {"engines": ["tensorrt:fp16"]}, "tensorrt": {"compute": "ampere"}},
+            "tensorrt.compute: 'ampere' is no compute capability; write such as 8.6 or sm_86",
+        ),
+        (
+            {"quantize": {}, "build": {"engines": ["tensorrt:int8"]}, "tensorrt": {"dynamic_batch": [1, 4, 8]}},
+            "tensorrt:int8 is built from the graph that a recipe quantizes, which takes one image, and dynamic_batch",
+        ),
+        ({"prune": {"latency": 0.6, "target": "tensorrt:int8"}}, "'tensorrt:int8' is not an engine and precision"),
         ({"bench": {"candidates": ["native:in8"]}}, "did you mean native:int8"),
         ({"bench": {"rounds": 1}}, "bench.rounds=1: input should be greater than or equal to 3"),
         ({"bench": {"corruptions": ["fog"]}}, "bench.corruptions: 'fog' is not a corruption; choose from noise, blur"),
@@ -247,6 +265,10 @@ def test_schema_names_every_option_and_refuses_others():
 
 
 VALUES = {
+    "trt_workspace": 2.5,
+    "trt_dynamic_batch": "1,4,8",
+    "trt_timing_cache": "timings",
+    "trt_compute": "8.6",
     "prune_flops": 0.4,
     "prune_keep": "model.0,model.22",
     "teacher": "yolov8s.pt",
@@ -294,6 +316,8 @@ VALUES = {
     "distill_cache": True,
 }
 READ = {
+    "trt_dynamic_batch": (1, 4, 8),
+    "trt_compute": "SM86",
     "prune_keep": ("model.0", "model.22"),
     "prune_output_weights": {"confidence": 1.0, "localisation": 2.0, "discrimination": 1.0},
     "teacher": (TeacherOptions(path="yolov8s.pt"),),
@@ -320,6 +344,7 @@ def test_every_flag_sets_its_option(name):
         "bench_robustness_images": {"bench_robustness": True},
         "quantize_timed": {"quantize_max_drop": 0.3},
         "distill_order": {"teacher": "yolov8s.pt,yolov8m.pt"},
+        **{f"trt_{field}": {"engines": "tensorrt:fp16"} for field in recipe.TensorRtSection.model_fields},
     }.get(name, {})
     made = recipe.from_flags({name: value, **other}, recipe.load("edge-cpu"))
     assert getattr(getattr(made, flag.section), flag.field) == READ.get(name, value)

@@ -23,21 +23,24 @@ class TensorRtSection(Section):
     """How TensorRT engines are built; an option that a runtime has no use for is refused."""
 
     workspace: float | None = option(
-        None, "GiB that TensorRT may work in while it builds; all of the device when not given.", flag="workspace", gt=0
+        None,
+        "GiB that TensorRT may work in while it builds; all of the device when not given.",
+        flag="trt_workspace",
+        gt=0,
     )
     dynamic_batch: Batches | None = option(
-        None, "Least, usual and largest batch that the engine takes, such as 1,4,8; else 1.", flag="dynamic_batch"
+        None, "Least, usual and largest batch that the engine takes, such as 1,4,8; else 1.", flag="trt_dynamic_batch"
     )
     dla: int | None = option(
-        None, "DLA core of a Jetson to run on; what it cannot run goes to the GPU and is listed.", flag="dla", ge=0
+        None, "DLA core of a Jetson to run on; what it cannot run goes to the GPU and is listed.", flag="trt_dla", ge=0
     )
     timing_cache: str | None = option(
-        None, "File that TensorRT keeps its measurements in, for shorter builds.", flag="timing_cache"
+        None, "File that TensorRT keeps its measurements in, for shorter builds.", flag="trt_timing_cache"
     )
     compute: Annotated[str | None, BeforeValidator(_compute)] = option(
         None,
         "Compute capability that TensorRT-RTX builds for, such as 8.6; that of this GPU when not given.",
-        flag="compute",
+        flag="trt_compute",
     )
 
     @field_validator("dynamic_batch")

@@ -11,6 +11,7 @@ from tests.unit.bench.samples import row
 from yolo_compress.bench import verdict
 from yolo_compress.bench.result import Candidate
 from yolo_compress.bench.verdict import check_classes, refusals, weights_of
+from yolo_compress.engines.tensorrt.plan import write_plan
 from yolo_compress.errors import UsageError
 from yolo_compress.host.data import DataSpec
 
@@ -77,7 +78,16 @@ def test_a_known_float_accuracy_is_a_measure():
 
 @pytest.mark.parametrize(
     "name",
-    ["best.pt", "best.onnx", "best_int8.onnx", "best_openvino_model", "best_int8_openvino_model", "best_fp16.onnx"],
+    [
+        "best.pt",
+        "best.onnx",
+        "best_int8.onnx",
+        "best_openvino_model",
+        "best_int8_openvino_model",
+        "best_fp16.onnx",
+        "best.engine",
+        "best.rtx.engine",
+    ],
 )
 def test_versions_of_one_model_are_known_by_name(tmp_path, name):
     path = tmp_path / name
@@ -124,6 +134,14 @@ def test_other_names_than_the_data_are_noted(classes):
 def test_no_names_are_noted(classes):
     (note,) = check(classes, {"a": ()})
     assert note.startswith("a carries no class names")
+
+
+@pytest.mark.parametrize("engine", ["tensorrt", "tensorrt_rtx"])
+def test_names_are_read_from_the_header_of_an_engine(tmp_path, engine):
+    write_plan(tmp_path / "best.engine", b"plan", {"names": "{0: 'disc', 1: 'box', 2: 'bar'}"})
+    assert verdict._class_names(tmp_path / "best.engine", engine) == NAMES
+    (tmp_path / "bare.engine").write_bytes(b"ftrt")
+    assert verdict._class_names(tmp_path / "bare.engine", engine) == ()
 
 
 def test_names_are_read_from_a_checkpoint(make_checkpoint):

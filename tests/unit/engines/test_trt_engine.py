@@ -24,7 +24,8 @@ from yolo_compress.engines.tensorrt.key import graph_sha256
 from yolo_compress.errors import DataError, EngineError, MissingDependency, UsageError
 from yolo_compress.host.data import image_batches, read_data
 from yolo_compress.host.export import export_onnx
-from yolo_compress.recipe import TensorRtSection
+from yolo_compress.recipe import TensorRtSection, validate
+from yolo_compress.timing import RuntimeTiming
 
 
 @pytest.fixture(autouse=True)
@@ -78,7 +79,7 @@ def test_a_float_model_becomes_an_engine_that_stock_ultralytics_reads(installed,
     assert built.path.name == ("yolov8n.engine" if suffix == ".pt" else "yolov8n_float.engine")
     assert (built.engine, built.precision, built.imgsz) == ("tensorrt", precision, 64)
     assert built.size_bytes == built.path.stat().st_size
-    assert built.notes == ("1 layers; the engine was built without telling their precisions",)
+    assert built.notes == ()
     offset, metadata = BaseBackend.engine_header(built.path)
     assert built.path.read_bytes()[offset:] == PLAN
     source = onnx.load(graphs / "yolov8n_float.onnx")
@@ -101,6 +102,17 @@ def test_a_quantized_graph_is_built_from_its_quantizers(installed, graphs, tmp_p
     kinds = {node.op_type for node in trt.network.model.graph.node}
     assert {"QuantizeLinear", "DequantizeLinear"} <= kinds
     assert json.loads(BaseBackend.engine_header(built.path)[1]["yolo_compress"])["target"] == "tensorrt"
+
+
+@pytest.mark.parametrize("kind", ["Int8", "Half"])
+def test_an_int8_engine_without_int8_layers_says_so(installed, graphs, tmp_path, monkeypatch, kind):
+    installed()
+    layer = {"Name": "a", "LayerType": "CaskConvolution", "Inputs": [{"Name": "x", "Format/Datatype": f"{kind} NCHW"}]}
+    monkeypatch.setattr("tests.unit.engines.trt_builders.INSPECTION", json.dumps({"Layers": [layer]}))
+    built = TensorRt().build(graphs / "yolov8n_qdq.onnx", tmp_path, precision="int8", imgsz=64)
+    told = ("int8 was asked for and no layer runs in it: 1 layers: 1 fp16, 0 reformats",)
+    assert built.notes == (told if kind == "Half" else ())
+    assert facts(built)["layers"]["precisions"] == {"fp16" if kind == "Half" else "int8": 1}
 
 
 @pytest.mark.parametrize("generation", ["8.6", "10.3"])
@@ -477,6 +489,31 @@ class TestBuilding:
         assert ("batch", 1, 4096) in trt.seen
         trt = installed("11.4")
         assert facts(order(model="yolov8n_float.onnx", images=8))["mode"] == "qdq"
+
+
+def test_a_recipe_builds_with_its_options(installed, graphs, data, tmp_path):
+    trt = installed()
+    tree = {"schema_version": 1, "build": {"engines": ["tensorrt:fp16"]}, "tensorrt": {"workspace": 1}}
+    context = building.stages.Context(
+        recipe=validate(tree, source="a test"),
+        model=graphs / "yolov8n.pt",
+        data=read_data(data),
+        imgsz=64,
+        device="cpu",
+        run_dir=tmp_path,
+        progress=lambda line: None,
+    )
+    made = building.stages.build_stage(context, {"checkpoint": graphs / "yolov8n.pt"}, tmp_path)
+    assert made.outputs["tensorrt:fp16"] == tmp_path / "tensorrt_fp16/yolov8n.engine"
+    assert ("set_memory_pool_limit", "WORKSPACE", 1 << 30) in trt.calls
+
+
+@pytest.mark.parametrize("target", ["tensorrt:int8", "tensorrt_rtx:fp32"])
+def test_a_latency_is_not_aimed_at_where_layers_tell_no_time(target):
+    with pytest.raises(
+        UsageError, match=rf"target={target} does not tell the time of each layer; give onnxruntime or op"
+    ):
+        RuntimeTiming(None, target, imgsz=64, images=[])
 
 
 def test_a_graph_of_any_batch_is_the_same_each_time_and_computes_what_that_of_one_image_does(graphs, tmp_path):

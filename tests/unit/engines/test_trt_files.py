@@ -71,7 +71,11 @@ def test_compute_capabilities_are_in_order():
 @pytest.mark.parametrize(
     ("module", "jetson", "advice"),
     [
-        ("tensorrt", False, "pip install tensorrt-cu12 or tensorrt-cu13; it is yours to choose"),
+        (
+            "tensorrt",
+            False,
+            "install the one that fits .* pip install tensorrt-cu12 or tensorrt-cu13; it is yours to choose",
+        ),
         (
             "tensorrt",
             True,

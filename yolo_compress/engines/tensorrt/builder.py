@@ -79,7 +79,7 @@ def build_engine(
     logger.messages.clear()
     builder = _builder(trt, logger)
     network = builder.create_network(_network_flags(trt, caps, decision))
-    parser = _parse(trt, network, logger, half_graph(model) if decision.half else model, source)
+    parser = _parse(trt, network, logger, _halved(model, source) if decision.half else model, source)
     config = builder.create_builder_config()
     if options.workspace is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, int(options.workspace * GIB))
@@ -113,6 +113,13 @@ def build_engine(
         notes.append(_dla_note(gpu_layers, network.num_layers, options.dla))
     del parser  # it owns the weights that the network reads while it is built
     return Built(bytes(plan), gpu_layers, compute, tuple(notes))
+
+
+def _halved(model: onnx.ModelProto, source: Path) -> onnx.ModelProto:
+    try:
+        return half_graph(model)
+    except EngineError as error:
+        raise EngineError(f"'{source}' cannot be given half precision: {error}") from error
 
 
 def _builder(trt: ModuleType | Any, logger: Any) -> Any:

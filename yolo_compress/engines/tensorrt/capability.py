@@ -22,8 +22,8 @@ CALIBRATORS = {
 }
 JETSON_FILE = "etc/nv_tegra_release"
 ADVICE = {
-    "tensorrt": "the one that your driver and CUDA fit, such as pip install tensorrt-cu12 or tensorrt-cu13; it is "
-    "yours to choose, so no extra of yolo-compress installs it",
+    "tensorrt": "install the one that fits your driver and CUDA, such as pip install tensorrt-cu12 or tensorrt-cu13; "
+    "it is yours to choose, so no extra of yolo-compress does",
     "tensorrt_rtx": "pip install tensorrt-rtx",
 }
 JETSON_ADVICE = (
@@ -102,7 +102,7 @@ def load_module(name: Literal["tensorrt", "tensorrt_rtx"], *, root: Path = Path(
     except ImportError as error:  # bindings without the libraries that they bind, or those of another version
         reason = " ".join(str(error).split())
         raise MissingDependency(
-            f"{purpose} need the '{name}' package, whose import failed ({reason}); install {advice}"
+            f"{purpose} need the '{name}' package, whose import failed ({reason}); {advice}"
         ) from error
 
 

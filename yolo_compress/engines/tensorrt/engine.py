@@ -138,11 +138,11 @@ class TensorRt:
         )
         stem = stem or source.stem
         out = out_dir / f"{stem}{self.suffix}"
-        text, told = self._inspect(trt, built)
+        text = self._inspect(trt, built)
         record = _record(capabilities(trt), decision, built, options, precision, text)
         write_plan(out, built.plan, _metadata(model, options, record))
         atomic_write(out_dir / f"{stem}.build.json", json.dumps(record, indent=1) + "\n")
-        notes += (*built.notes, *told)
+        notes += (*built.notes, *_precision_note(precision, text))
         return EngineFile(out, self.name, precision, imgsz, size_bytes(out), sha256_path(out), notes)
 
     def load(self, path: Path, *, device: str = "cpu", threads: int | None = None) -> Session:
@@ -167,14 +167,13 @@ class TensorRt:
             raise EngineError(f"{self.name} engines are built on the GPU that runs them, and here {why}")
         return None, ()
 
-    def _inspect(self, trt: ModuleType | Any, built: Built) -> tuple[str | None, tuple[str, ...]]:
+    def _inspect(self, trt: ModuleType | Any, built: Built) -> str | None:
         """Ask the engine for its layers; an engine that cannot be loaded is told here and not by the first user."""
         logger = logger_for(trt)
         engine = trt.Runtime(logger).deserialize_cuda_engine(built.plan)
         if engine is None:
             raise EngineError(f"{self.name} does not load what it has built; see its own log, then build again")
-        text = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
-        return text, (str(read_layers(text)),)
+        return engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
 
 
 class TensorRtRtx(TensorRt):
@@ -205,8 +204,8 @@ class TensorRtRtx(TensorRt):
         told = f"built for compute capability {_dotted(known[-1])}, the newest that TensorRT-RTX knows, since there is "
         return known[-1], (f"{told}no GPU here; another one: compute={_dotted(known[0])}",)
 
-    def _inspect(self, trt: ModuleType | Any, built: Built) -> tuple[str | None, tuple[str, ...]]:
-        return None, ()  # what runs is compiled by the device, which alone could tell
+    def _inspect(self, trt: ModuleType | Any, built: Built) -> str | None:
+        return None  # what runs is compiled by the device, which alone could tell
 
 
 def _check_calibration(decision: Decision, calibration: Calibration | None, source: Path) -> None:
@@ -252,6 +251,14 @@ def _record(
         "layers": layers,
         "inspector": json.loads(text) if text is not None else None,
     }
+
+
+def _precision_note(precision: str, text: str | None) -> tuple[str, ...]:
+    """Say it where INT8 was asked for and TensorRT found everything else faster."""
+    layers = read_layers(text) if text is not None else None
+    if precision != "int8" or layers is None or not layers.detailed or "int8" in layers.precisions:
+        return ()
+    return (f"int8 was asked for and no layer runs in it: {layers}",)
 
 
 def _dotted(compute: str) -> str:

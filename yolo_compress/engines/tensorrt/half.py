@@ -56,7 +56,7 @@ def half_graph(model: onnx.ModelProto) -> onnx.ModelProto:
         onnx.checker.check_model(result, full_check=True)  # every operator, and that types meet
     except Exception as error:  # the checker raises classes of its own C++ module
         reason = " ".join(str(error).split())[:300]
-        raise EngineError(f"the graph cannot be written in half precision: {reason}") from error
+        raise EngineError(f"it would not be a valid graph ({reason})") from error
     return result
 
 
