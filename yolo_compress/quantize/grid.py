@@ -30,23 +30,23 @@ def keep_codes(weight: np.ndarray, start: QuantizedWeight) -> tuple[QuantizedWei
     codes, scales = start.codes.reshape(flat.shape).copy(), start.scales[:, 0].copy()
     peaks = np.abs(flat).max(axis=1)
     open_ = peaks > 0
-    # the largest weights, whose codes have most digits to go wrong
+    middle = (peaks / np.array(LARGEST_CODES, np.float32)[:, None]).astype(np.float32)
+    below, above = (np.nextafter(middle, np.float32(limit)) for limit in (0, np.inf))
+    tried = np.stack([middle, below, above], axis=1).reshape(-1, len(flat))
+    # the largest weights first, whose codes have most digits to go wrong
     places = np.argsort(-np.abs(flat), axis=1)[:, :PROBED]
-    probe = np.take_along_axis(flat, places, axis=1)
-    for largest in LARGEST_CODES:
-        middle = (peaks / np.float32(largest)).astype(np.float32)
-        for scale in (middle, np.nextafter(middle, np.float32(0)), np.nextafter(middle, np.float32(np.inf))):
-            likely = np.flatnonzero(open_ & (scale > 0))
-            likely = likely[_exact(probe[likely], scale[likely])[1]]
-            found, right = _exact(flat[likely], scale[likely])
-            channels = likely[right]
-            codes[channels], scales[channels] = found[right], scale[channels]
-            open_[channels] = False
-    kept = int(len(flat) - open_.sum())
-    return QuantizedWeight(codes.reshape(weight.shape), scales[:, None]), kept
+    likely = _exact(np.take_along_axis(flat, places, axis=1), tried)[1]
+    for candidate in np.flatnonzero((likely & open_).any(axis=1)):
+        channels = np.flatnonzero(likely[candidate] & open_)
+        found, right = _exact(flat[channels], tried[candidate, channels])
+        kept = channels[right]
+        codes[kept], scales[kept] = found[right], tried[candidate, kept]
+        open_[kept] = False
+    return QuantizedWeight(codes.reshape(weight.shape), scales[:, None]), int(len(flat) - open_.sum())
 
 
 def _exact(values: np.ndarray, scales: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the codes of rows of weights, and which rows they stand for exactly."""
-    codes = np.clip(np.rint(values / scales[:, None]), -128, 127).astype(np.int8)
-    return codes, (codes.astype(np.float32) * scales[:, None] == values).all(axis=1)
+    """Return the codes of rows of weights under scales (..., rows), and which rows they stand for exactly."""
+    steps = np.maximum(scales, np.finfo(np.float32).smallest_subnormal)[..., None]
+    codes = np.clip(np.rint(values / steps), -128, 127).astype(np.int8)
+    return codes, (codes.astype(np.float32) * steps == values).all(axis=-1)

@@ -26,7 +26,9 @@ from yolo_compress.engines.tensorrt.key import (
 )
 from yolo_compress.errors import DataError, OutputError, UsageError
 
-CONTENT = CalibrationCache(100300, "EntropyCalibration2", {"images": 1 / 127, "/model.0/act/Mul_output_0": 0.5}).to_bytes()
+CONTENT = CalibrationCache(
+    100300, "EntropyCalibration2", {"images": 1 / 127, "/model.0/act/Mul_output_0": 0.5}
+).to_bytes()
 KEY = CacheKey("a" * 64, "b" * 64, preprocessing(640), "EntropyCalibration2", "10.3.0.26")
 
 
