@@ -34,7 +34,7 @@ class Calls:
 @pytest.fixture
 def api(monkeypatch):
     calls = Calls()
-    names = ("train", "prune", "quantize", "build", "bench", "run", "report")
+    names = ("train", "prune", "quantize", "cache", "build", "bench", "run", "report")
     fake = SimpleNamespace(**{name: calls.function(name) for name in names})
     monkeypatch.setitem(sys.modules, "yolo_compress.api", fake)
     monkeypatch.setattr(yolo_compress, "api", fake, raising=False)
@@ -77,6 +77,15 @@ def run(*args):
             "quantize model=a.pt data=d.yaml range=minmax target=onnxruntime",
             ("quantize", ("a.pt",), {"data": "d.yaml", "range": "minmax", "target": "onnxruntime"}),
         ),
+        (
+            "quantize model=a.onnx cache=c.cache keep=model.0",
+            ("quantize", ("a.onnx",), {"cache": "c.cache", "keep": "model.0"}),
+        ),
+        (
+            "cache model=a.onnx trt_version=100300 algorithm=MinMaxCalibration",
+            ("cache", ("a.onnx",), {"trt_version": "100300", "algorithm": "MinMaxCalibration"}),
+        ),
+        ("cache model=a.onnx trt_version=10.3.0", ("cache", ("a.onnx",), {"trt_version": "10.3.0"})),
         (
             "build model=a.pt engine=openvino precision=int8 data=d.yaml images=8",
             ("build", ("a.pt",), {"engine": "openvino", "precision": "int8", "data": "d.yaml", "images": 8}),
@@ -223,7 +232,8 @@ def test_training_without_flags_keeps_a_pruned_model_and_the_rest_is_left_alone(
             "'imgs' is not a valid argument. Similar arguments are i.e. ['imgsz=640'",
         ),
         ("quantize model=a.pt data=", "'data=' has no usable value"),
-        ("quantize model=a.pt", "quantize needs data=; see all of its keys with: yolo-compress quantize help"),
+        ("prune model=a.pt", "prune needs data=; see all of its keys with: yolo-compress prune help"),
+        ("cache model=a.onnx", "cache needs trt_version=; see all of its keys with: yolo-compress cache help"),
         ("bench", "bench needs data=; see all of its keys with: yolo-compress bench help"),
         ("prune model=None data=d.yaml ratio=0.3", "prune needs model="),
         ("train prune=0.3", "train needs model="),
