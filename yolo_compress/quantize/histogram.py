@@ -69,7 +69,8 @@ class Histogram:
 
     def between(self, edges: np.ndarray) -> np.ndarray:
         """Return counts between increasing edges (n + 1,) as whole numbers (n,); a bin that an edge cuts is shared."""
-        own = (self.first + np.arange(BINS + 1)) * self.width
+        # nothing lies outside of the limits, so that the bins that hold them end there
+        own = np.clip((self.first + np.arange(BINS + 1)) * self.width, self.low, self.high)
         below = np.interp(edges, own, np.concatenate([[0], np.cumsum(self.counts)]))
         return np.diff(np.rint(below)).astype(np.int64)
 

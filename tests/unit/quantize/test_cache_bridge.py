@@ -285,7 +285,7 @@ def test_a_graph_that_onnxruntime_quantized(graphs, images, tmp_path):
         per_channel=True,
         activation_type=QuantType.QInt8,
         weight_type=QuantType.QInt8,
-        op_types_to_quantize=["Conv", "Add", "Concat"],
+        op_types_to_quantize=["Conv", "Add", "Concat", "Split"],
         extra_options={"ActivationSymmetric": True, "WeightSymmetric": True},
     )
     stripped, graph = strip(out), onnx.load(str(out)).graph

@@ -8,9 +8,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.trt_cache import documented, documented_range, onnxruntime_range
 from yolo_compress.quantize import histogram, ranges
 from yolo_compress.quantize.histogram import BINS, SAMPLE, Histogram
-from yolo_compress.quantize.ranges import RANGES, Form, cut, entropy_threshold, relative_error
+from yolo_compress.quantize.ranges import (
+    HALF_BINS,
+    LEVELS,
+    RANGES,
+    Form,
+    cut,
+    entropy_length,
+    entropy_threshold,
+    relative_error,
+)
 
 OF_HISTOGRAMS = {name: method for name, method in RANGES.items() if method.choose}  # layers decide about the others
 
@@ -112,6 +122,43 @@ def test_entropy_equals_that_of_onnxruntime(levels, kind):
     theirs = collector("entropy").get_entropy_threshold((counts, edges, values.min(), values.max(), peak), levels)
     keep = entropy_threshold(counts, levels)
     assert float(theirs[1]) == pytest.approx(min(edges[200 + keep + 1], values.max()))
+
+
+@pytest.mark.parametrize("kind", ["normal", "silu", "outliers", "sparse"])
+def test_symmetric_entropy_is_that_of_tensorrts_description(kind):
+    """A second implementation looks at all values; ours at a histogram that grew, so edges differ by a bin or so."""
+    rng = np.random.default_rng(3)
+    values = {
+        "normal": lambda: rng.normal(0, 1, 20000),
+        "silu": lambda: skewed(20000),
+        "outliers": lambda: np.concatenate([rng.normal(0, 1, 20000), rng.normal(0, 20, 40)]),
+        "sparse": lambda: np.round(rng.normal(0, 5, 20000)),
+    }[kind]().astype(np.float32)
+    peak = float(np.abs(values).max())
+    counts, _ = np.histogram(np.abs(values), bins=HALF_BINS, range=(0, peak))
+    assert entropy_length(counts, LEVELS) == documented(counts)
+    low, high = RANGES["entropy"].choose(seen_of(*np.array_split(values, 2)), Form(True, True), None)
+    assert low == -high
+    if kind != "sparse":  # where whole numbers lie at the edges of bins, they are shared between two
+        assert high == pytest.approx(documented_range(values), rel=0.15)
+
+
+def test_asymmetric_entropy_has_the_bins_of_onnxruntime():
+    values = skewed(30000)
+    _, high = RANGES["entropy"].choose(seen_of(*np.array_split(values, 3)), Form(False, False), None)
+    assert high == pytest.approx(onnxruntime_range(values), rel=1e-3)
+
+
+def test_counts_between_edges_are_those_of_the_values():
+    values = skewed(9000)
+    seen = seen_of(*np.array_split(values, 3))
+    edges = (np.arange(-40, 200, 7)) * 16 * seen.width
+    expected, _ = np.histogram(values.astype(np.float64), bins=edges)
+    found = seen.between(edges)
+    assert found.dtype == np.int64
+    assert np.abs(np.cumsum(found) - np.cumsum(expected)).max() <= 2  # float32 at the edge of a bin
+    assert seen.between(np.array([seen.low, 0.0, seen.high])).sum() == len(values)
+    assert seen.between(np.array([-1e3, seen.low, seen.high, 1e3])).tolist() == [0, len(values), 0]
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
