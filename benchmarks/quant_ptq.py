@@ -23,6 +23,7 @@ import numpy as np
 
 from benchmarks.record import Experiment, claim
 from yolo_compress.bench.accuracy import detect, evaluate
+from yolo_compress.bench.machine import describe_machine
 from yolo_compress.bench.result import Candidate
 from yolo_compress.bench.run import run_bench
 from yolo_compress.engines import engine_for, get_engine
@@ -97,12 +98,12 @@ def _settings() -> list[dict[str, Any]]:
 
 
 def _pairs() -> list[dict[str, Any]]:
-    """Return what is timed against the native INT8 export, as the CPU is and without its matrix unit."""
+    """Return what is timed against the native INT8 export, with the matrix unit where there is one, and without."""
     found = [("yolov8n", "openvino"), ("yolov8s", "openvino"), ("yolov8n", "onnxruntime")]
+    has_amx = "amx_int8" in describe_machine()["cpu_flags"]
+    units = (True, False) if has_amx else (False,)
     return [
-        {"model": model, "target": target, "amx": amx, "way": "latency"}
-        for amx in (True, False)
-        for model, target in found
+        {"model": model, "target": target, "amx": amx, "way": "latency"} for amx in units for model, target in found
     ]
 
 
@@ -215,7 +216,7 @@ def _claims(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         (
             "quant.openvino_latency",
             "of the native time",
-            lambda: max(ratios[m, "openvino", amx] for m in GENUINE for amx in (True, False)),
+            lambda: _slowest(ratios, "openvino", GENUINE),
             False,
             _timed(ratios, "openvino"),
         ),
@@ -223,7 +224,7 @@ def _claims(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         (
             "quant.ort_speedup",
             "x native",
-            lambda: 1 / max(ratios["yolov8n", "onnxruntime", amx] for amx in (True, False)),
+            lambda: 1 / _slowest(ratios, "onnxruntime", ("yolov8n",)),
             True,
             _timed(ratios, "onnxruntime"),
         ),
@@ -252,6 +253,12 @@ def _claims(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         holds = found >= limit if at_least else found <= limit
         claims.append(claim(name, statement, found, unit, f"{'>=' if at_least else '<='} {limit}", holds=holds))
     return claims
+
+
+def _slowest(ratios: dict[tuple[str, str, bool], float], target: str, models: tuple[str, ...]) -> float:
+    """Return the worst ratio of a target; each of the models counts, with and without the matrix unit."""
+    units = {amx for _, where, amx in ratios if where == target}
+    return max([ratios[model, target, amx] for model in models for amx in units or {False}])
 
 
 def _told(points: dict[tuple[str, str, str], float], target: str, claimed: str = DEFAULT) -> str:

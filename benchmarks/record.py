@@ -31,7 +31,10 @@ def data_folder() -> Path:
 def earlier_rows(name: str) -> list[dict[str, Any]]:
     """Return the rows that an earlier, perhaps interrupted, call has measured."""
     file = RESULTS / f"{name}.json"
-    return json.loads(file.read_text(encoding="utf-8"))["rows"] if file.is_file() else []
+    if not file.is_file():
+        return []
+    tree = json.loads(file.read_text(encoding="utf-8"))
+    return [{**row, "cpu": row.get("cpu", _cpu(tree["device"]))} for row in tree["rows"]]
 
 
 def claim(
@@ -64,14 +67,19 @@ class Experiment:
         return any(all(row.get(key) == value for key, value in setting.items()) for row in self.rows)
 
     def add(self, row: dict[str, Any], claims: Sequence[Mapping[str, Any]] = ()) -> None:
-        """Keep and print a row."""
-        self.rows.append(row)
+        """Keep and print a row, with the processor that it was measured on: a later call may run on another one."""
+        self.rows.append({**row, "cpu": _cpu(describe_machine())})
         write(self.name, self.rows, claims, **self.extra)
         print({key: value for key, value in row.items() if key != "widths"}, flush=True)
 
     def finish(self, claims: Sequence[Mapping[str, Any]] = ()) -> int:
         """Write the file with its claims; return 1 when one does not hold."""
         return write(self.name, self.rows, claims, **self.extra)
+
+
+def _cpu(device: Mapping[str, Any]) -> str:
+    flags = device.get("cpu_flags")
+    return f"{device.get('cpu_model')}: {' '.join(flags) if isinstance(flags, list) else flags}"
 
 
 def write(name: str, rows: Sequence[Mapping[str, Any]], claims: Sequence[Mapping[str, Any]], **extra: Any) -> int:

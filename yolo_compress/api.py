@@ -6,27 +6,38 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from yolo_compress import pipeline, stages
 from yolo_compress import recipe as recipes
-from yolo_compress.artifacts import EngineFile
 from yolo_compress.bench import BenchResult, Candidate, run_bench
+from yolo_compress.building import PROJECT, build, read_section
 from yolo_compress.calibrate.calib import calib
-from yolo_compress.engines import get_engine
+from yolo_compress.engines.tensorrt.cache import known_algorithm, version_number
 from yolo_compress.errors import DataError, UsageError
 from yolo_compress.host.checkpoint import describe
 from yolo_compress.host.cli import check_keys, native_keys
 from yolo_compress.pipeline import RunResult
+from yolo_compress.quantize import strip_quantizers
 from yolo_compress.recipe import BenchSection, PruneSection, QuantizeSection, Recipe
 from yolo_compress.report import ReportFiles, write_report
 from yolo_compress.sensitivity import sensitivity
 from yolo_compress.train import disable, enable, train
 
-__all__ = ("bench", "build", "calib", "disable", "enable", "prune", "quantize", "report", "run", "sensitivity", "train")
-
-PROJECT = Path("runs/compress")
-SectionType = TypeVar("SectionType", PruneSection, QuantizeSection, BenchSection)
+__all__ = (
+    "bench",
+    "build",
+    "cache",
+    "calib",
+    "disable",
+    "enable",
+    "prune",
+    "quantize",
+    "report",
+    "run",
+    "sensitivity",
+    "train",
+)
 
 
 @dataclass(frozen=True)
@@ -71,7 +82,7 @@ def prune(
         UsageError: An option is out of range, or the target cannot be met.
         DataError: Weights or data are missing or damaged.
     """
-    chosen = _section(PruneSection, "prune", section, options)
+    chosen = read_section(PruneSection, "prune", section, options)
     context = stages.context_for(model, data, imgsz=imgsz, device="cpu", run_dir=Path(project), progress=progress)
     out = Path(project) / f"{name or context.model.stem + '_pruned'}.pt"
     made = stages.prune_checkpoint(context.model, out, context, chosen)
@@ -82,7 +93,8 @@ def prune(
 def quantize(
     model: str | Path,
     *,
-    data: str | Path,
+    data: str | Path | None = None,
+    cache: str | Path | None = None,
     imgsz: int = 640,
     section: QuantizeSection | None = None,
     project: str | Path = PROJECT,
@@ -95,6 +107,7 @@ def quantize(
     Args:
         model: Trained checkpoint, or a float ONNX that Ultralytics exported.
         data: Data YAML; training images choose the ranges.
+        cache: A calibration cache of TensorRT whose scales are taken instead; the target is tensorrt then.
         imgsz: Side of the square input in pixels.
         section: The options as one object.
         project: Folder that holds results.
@@ -103,62 +116,58 @@ def quantize(
         options: The options one by one, such as range="mse"; see `QuantizeSection`.
 
     Raises:
-        UsageError: An option is out of range, or the model is quantized already.
-        DataError: Weights or data are missing or damaged.
-        GateNotMet: More accuracy is lost than `max_drop` with every layer in float that may be.
+        UsageError: An option is out of range or settled by the cache, the model is quantized already, the cache belongs
+            to another one, or `latency` is asked for on a runtime that is absent.
+        DataError: Weights, data or cache are missing or damaged, or the cache lacks tensors.
+        GateNotMet: More accuracy is lost than `max_drop` with every layer in float that may be, or no choice of layers
+            meets `latency`, or both.
     """
-    chosen = _section(QuantizeSection, "quantize", section, options)
+    chosen = read_section(QuantizeSection, "quantize", section, options)
+    if (data is None) == (cache is None):
+        raise UsageError(
+            "ranges come from images or from a calibration cache of TensorRT; give one of data=FILE.yaml and cache=FILE"
+        )
+    if cache is not None:
+        source = Path(model)
+        folder = Path(project) / (name or f"{source.stem}_int8")
+        made = stages.quantize_from_cache_file(source, folder, Path(cache), chosen, imgsz=imgsz)
+        return Made(made.outputs["qdq"], dict(made.metrics), made.notes, dict(made.tables))
     context = stages.context_for(model, data, imgsz=imgsz, device="cpu", run_dir=Path(project), progress=progress)
     folder = Path(project) / (name or f"{context.model.stem}_int8")
     made = stages.quantize_checkpoint(context.model, folder, context, chosen)
     return Made(made.outputs["qdq"], dict(made.metrics), made.notes, dict(made.tables))
 
 
-def build(
+def cache(
     model: str | Path,
     *,
-    engine: str = "openvino",
-    precision: str = "fp32",
-    data: str | Path | None = None,
-    imgsz: int = 640,
-    section: QuantizeSection | None = None,
+    trt_version: str | int,
+    algorithm: str = "EntropyCalibration2",
     project: str | Path = PROJECT,
     name: str | None = None,
-    progress: Callable[[str], None] = print,
-    **options: Any,
-) -> EngineFile:
-    """Build an engine; an INT8 one from a checkpoint is quantized first, which takes data.
+) -> Made:
+    """Turn a Q/DQ ONNX into a float ONNX, a calibration cache and the list of layers that stay in float.
+
+    TensorRT up to 10.16 builds an engine from the three where it cannot from quantizers, as for DLA up to 10.7.
 
     Args:
-        model: Checkpoint, float ONNX or Q/DQ ONNX.
-        engine: Runtime; see `yolo-compress list engines`.
-        precision: What it computes in.
-        data: Data YAML, for INT8 from a float model.
-        imgsz: Side of the square input in pixels.
-        section: Quantization options as one object.
+        model: ONNX with symmetric int8 quantizers, made by `quantize` with target=tensorrt or by something else.
+        trt_version: Of the TensorRT that is to read the cache, such as 10.3.0 or 100300; others ignore it.
+        algorithm: Of the calibrator that is to read it, EntropyCalibration2 or MinMaxCalibration.
         project: Folder that holds results.
-        name: Folder name of this one; the model's name with runtime and precision when not given.
-        progress: Takes a line now and then.
-        options: Quantization options one by one; see `QuantizeSection`.
+        name: Folder name of this one; the model's name with `_cache` when not given.
 
     Raises:
-        UsageError: No such engine or precision, or INT8 without data.
-        MissingDependency: The runtime is not installed.
-        EngineError: The runtime refused the model.
+        UsageError: No such version or algorithm, or quantizers that a cache cannot say.
+        DataError: The model is missing or damaged.
+        UnsupportedModel: Something else than a DequantizeLinear reads codes.
     """
-    runtime = get_engine(engine)
     source = Path(model)
-    folder = Path(project) / (name or f"{source.stem}_{engine}_{precision}")
-    if precision == "int8" and source.suffix == ".pt":
-        if data is None:
-            raise UsageError("an int8 engine needs images to choose ranges on; give data=FILE.yaml")
-        options = {"target": engine if engine in ("openvino", "onnxruntime") else "openvino", **options}
-        source = quantize(
-            source, data=data, imgsz=imgsz, section=section, project=folder, name="qdq", progress=progress, **options
-        ).path
-    elif options or section:
-        raise UsageError("quantization options only go with precision=int8 and a checkpoint; leave them out")
-    return runtime.build(source, folder, precision=precision, imgsz=imgsz)
+    version, calibrator = version_number(trt_version), known_algorithm(algorithm)
+    stripped = strip_quantizers(source, version=version, algorithm=calibrator)
+    files = stripped.write(Path(project) / (name or f"{source.stem}_cache"))
+    metrics = {"tensors with a scale": len(stripped.cache.scales), "layers to keep in float": len(stripped.pins)}
+    return Made(files[0], metrics, (*(f"wrote {file}" for file in files[1:]), *stripped.notes()))
 
 
 def bench(
@@ -203,10 +212,10 @@ def bench(
     paths += [path for path in pair if path not in paths]
     if not paths:
         raise UsageError("nothing to measure; give model=best.pt,best.onnx")
-    chosen = _section(BenchSection, "bench", section, {"candidates": tuple(native), **options})
+    chosen = read_section(BenchSection, "bench", section, {"candidates": tuple(native), **options})
     for path in paths:
         if not path.exists():
-            raise DataError(f"'{path}' does not exist; give checkpoints, .onnx files or *_openvino_model folders")
+            raise DataError(f"'{path}' does not exist; give checkpoints or engines, such as best.pt,best.onnx")
     folder = Path(project) / name
     context = stages.context_for(paths[0], data, imgsz=imgsz, device=device, run_dir=folder, progress=progress)
     if pair:
@@ -226,6 +235,9 @@ def bench(
         warmup=chosen.warmup,
         threads=chosen.threads,
         images=chosen.images,
+        robustness=stages.conditions(chosen),
+        power=chosen.power,
+        power_seconds=chosen.power_seconds,
         progress=progress,
     )
     result.save(folder / "bench.json")
@@ -333,16 +345,6 @@ def with_settings(recipe: Recipe, settings: dict[str, Any]) -> Recipe:
         )
     training = recipe.train.model_copy(update={"settings": {**recipe.train.settings, **settings}})
     return recipe.model_copy(update={"train": training})
-
-
-def _section(cls: type[SectionType], name: str, section: SectionType | None, options: dict[str, Any]) -> SectionType:
-    if section is not None and any(options.values()):
-        raise UsageError(f"give the {name} options as one object or one by one, not both: {', '.join(options)}")
-    if section is not None:
-        return section
-    tree = {"schema_version": recipes.SCHEMA_VERSION, name: options}
-    names = {f"{name}.{flag.field}": flag.field for flag in recipes.section_options(name)}
-    return getattr(recipes.validate(tree, source="the command", names=names), name)
 
 
 def _paths(given: Sequence[str | Path] | str | Path) -> list[Path]:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import os
 import shutil
 import tempfile
@@ -15,6 +16,10 @@ from typing import Any
 
 from yolo_compress import __version__
 from yolo_compress.bench.machine import describe_machine, package_versions
+from yolo_compress.bench.power import examine_sensors
+from yolo_compress.bench.power.rails import Rails
+from yolo_compress.bench.sysfs import is_unavailable, unavailable
+from yolo_compress.bench.throttle import ThrottleWatch
 from yolo_compress.recipe import ENGINE_PRECISIONS
 
 BF16_FLAGS = ("amx_bf16", "avx512_bf16", "bf16")
@@ -53,7 +58,7 @@ def examine(*, root: Path = Path("/")) -> Examination:
     """Look at this machine.
 
     Args:
-        root: Where `proc` and `sys` lie.
+        root: Where `etc`, `proc`, `sys` and `var` lie.
     """
     machine = describe_machine(root=root)
     bf16 = _has_units(machine["cpu_flags"], BF16_FLAGS)
@@ -61,11 +66,15 @@ def examine(*, root: Path = Path("/")) -> Examination:
         f"yolo-compress {__version__}": _versions(),
         "machine": _machine(machine),
         "engines": dict(_engines(bf16=bf16)),
+        "power": dict(examine_sensors(root=root)),
         "disk": _disk(),
     }
     missing = [
         f"{name}: pip install 'yolo-compress[{extra}]'" for name, extra in OPTIONAL.items() if not _version(name)
     ]
+    if "jetson" in machine:
+        groups["jetson"] = _jetson(machine["jetson"], root)
+        missing += _missing_on_jetson(machine["jetson"], groups["power"])
     return Examination(groups, tuple(missing))
 
 
@@ -137,6 +146,68 @@ def _engines(*, bf16: bool) -> Iterator[tuple[str, str]]:
         reason = entry.load().unavailable()
         precisions = [precision for precision in ENGINE_PRECISIONS[name] if bf16 or precision != "bf16"]
         yield name, f"unavailable: {reason}" if reason else f"ready: {', '.join(precisions)}"
+
+
+def _jetson(found: dict[str, Any], root: Path) -> dict[str, str]:
+    watched = ThrottleWatch(root, gpu=True)
+    watched.look()
+    rails = Rails(root=root)
+    release = f"{found['jetpack']}, Jetson Linux {found['l4t']}"
+    return {
+        "board": found["board"],
+        "module": found["module"],
+        "jetpack": found["l4t"] if is_unavailable(found["l4t"]) else release,
+        "ships": f"TensorRT {found['ships_tensorrt']}, CUDA {found['ships_cuda']}",
+        "power mode": found["power_mode"],
+        "power modes": found["power_modes"],
+        "cpu clocks": _clocks(found["cpu_clocks"]),
+        "gpu clocks": _clocks(found["gpu_clocks"]),
+        "memory clock": _number(found["emc_mhz"], "MHz"),
+        "clocks fixed": found["clocks_fixed"],
+        "temperatures": _temperatures(found["temperatures_c"]),
+        "dla cores": str(found["dla_cores"]),
+        "rails": rails.settings()["rails_found"] or unavailable(rails.unavailable() or "none is named"),
+        "throttling": "watched through " + (", ".join(watched.watched) or "nothing: no counter can be read"),
+    }
+
+
+def _clocks(found: dict[str, dict[str, Any]] | str) -> str:
+    if isinstance(found, str):
+        return found
+    return "; ".join(
+        f"{name} {_number(clock['now_mhz'])} of {_number(clock['max_mhz'], 'MHz')}, {clock['governor']}"
+        for name, clock in found.items()
+    )
+
+
+def _temperatures(found: dict[str, Any] | str) -> str:
+    if isinstance(found, str):
+        return found
+    return ", ".join(f"{name} {_degrees(value)}" for name, value in found.items())
+
+
+def _degrees(value: float | str) -> str:
+    return value.rpartition(": ")[0] if isinstance(value, str) else f"{value:.1f} C"  # the path would repeat the name
+
+
+def _number(value: float | str, unit: str = "") -> str:
+    return value if isinstance(value, str) else f"{value:.0f} {unit}".rstrip()
+
+
+def _missing_on_jetson(found: dict[str, Any], power: dict[str, str]) -> Iterator[str]:
+    if importlib.util.find_spec("tensorrt") is None:
+        yield (
+            "tensorrt: it comes with JetPack; sudo apt install python3-libnvinfer, and make the environment with "
+            "--system-site-packages"
+        )
+    if all(is_unavailable(power[name]) for name in ("rails", "tegrastats")):
+        yield "power: no rail can be read, so energies are unavailable; a container needs /sys of the host"
+    for key, name, remedy in (
+        ("l4t", "release", "a container needs /etc/nv_tegra_release of the host"),
+        ("power_mode", "power mode", "see it with: sudo nvpmodel -q"),
+    ):
+        if is_unavailable(found[key]):
+            yield f"{name}: {found[key].partition(': ')[2]}; {remedy}"
 
 
 def _disk() -> dict[str, str]:

@@ -53,18 +53,19 @@ class EngineError(CompressError):
 
 
 class GateNotMet(CompressError):
-    """Something that cost more accuracy than was allowed."""
+    """Something that cost more accuracy, or took more time, than was allowed."""
 
     exit_code = 3
 
 
-def require(module: str, *, extra: str, purpose: str) -> ModuleType:
+def require(module: str, *, extra: str, purpose: str, advice: str | None = None) -> ModuleType:
     """Import an optional package at first use.
 
     Args:
         module: Importable name, dotted names included.
         extra: The extra of yolo-compress that installs it.
         purpose: What needs it, in plural, for the message ("OpenVINO engines").
+        advice: What to install instead of the extra, where pip may not be the way.
 
     Raises:
         MissingDependency: The package is not installed. Nothing is ever installed for the user.
@@ -75,9 +76,8 @@ def require(module: str, *, extra: str, purpose: str) -> ModuleType:
         root = module.partition(".")[0]
         if (error.name or "").partition(".")[0] != root:
             raise  # the package is there and one of its own dependencies is missing: that message is the useful one
-        raise MissingDependency(
-            f"{purpose} need the '{root}' package, which is not installed: pip install 'yolo-compress[{extra}]'"
-        ) from error
+        remedy = f"pip install 'yolo-compress[{extra}]'" if advice is None else advice
+        raise MissingDependency(f"{purpose} need the '{root}' package, which is not installed: {remedy}") from error
 
 
 def suggest(given: str, known: Iterable[str]) -> str:

@@ -29,9 +29,11 @@ from yolo_compress.host.data import DataSpec, image_batches, labelled_batches, s
 from yolo_compress.host.export import export_onnx
 from yolo_compress.prune import IMPORTANCES, Inputs, Widths, build_graph, layer_times, normalised
 from yolo_compress.prune.sensitivity import SensitivityRow, prune_sensitivity
-from yolo_compress.quantize import QuantizeSensitivityRow, onnx_sensitivity
+from yolo_compress.quantize import QuantizeSensitivityRow, onnx_sensitivity, quantize_onnx
+from yolo_compress.quantize.placement import Placement
+from yolo_compress.quantize.savings import measure_savings, runtime_for
 from yolo_compress.recipe import PruneSection, QuantizeSection, Section
-from yolo_compress.timing import RuntimeTiming, timing_for
+from yolo_compress.timing import RANGE_IMAGES, cache_folder, timing_for
 
 if TYPE_CHECKING:
     import onnx
@@ -169,8 +171,8 @@ def _quantizer(range: str, images: int, target: str | None) -> Rank:
         raise UsageError(f"target={target} is not what layers are quantized to; write target={runtime}:int8")
     section = _checked("quantize", {"target": runtime, "range": range, "images": images})
     assert isinstance(section, QuantizeSection)
-    if precision and runtime not in ("openvino", "onnxruntime"):
-        raise UsageError(f"target={target}: layers can be timed on openvino and onnxruntime; write target={runtime}")
+    instead = f"write target={runtime} to rank layers by what they cost in its form"
+    engine = runtime_for(runtime, option="saved time", instead=instead) if precision else None
 
     def rank(context: stages.Context, val_images: int) -> Sequence[Row]:
         chosen = sample(context.data.train, images, seed=0)
@@ -183,18 +185,30 @@ def _quantizer(range: str, images: int, target: str | None) -> Rank:
                 file.write_bytes(graph.SerializeToString())
                 return measure(get_engine("onnxruntime").load(file))
 
-            def ms_saved(layers: Sequence[str]) -> Mapping[str, float]:
-                network = checkpoint.load_model(context.model)
-                seconds = {}
-                for kind in ("fp32", "int8"):
-                    timing = RuntimeTiming(
-                        network, f"{runtime}:{kind}", imgsz=context.imgsz, images=chosen, progress=context.progress
-                    )
-                    seconds[kind] = timing.profile(network, layers)
-                    timing.close()
-                return {layer: 1e3 * (seconds["fp32"][layer] - seconds["int8"][layer]) for layer in layers}
-
             source = export_onnx(context.model, Path(place) / "float.onnx", imgsz=context.imgsz)
+
+            def ms_saved(model: onnx.ModelProto, placement: Placement) -> Mapping[str, float]:
+                assert engine is not None
+
+                def coded() -> Path:
+                    few = chosen[:RANGE_IMAGES]  # how ranges are chosen does not change what a layer takes
+                    out = Path(place) / "int8.onnx"
+                    place_ = {"imgsz": context.imgsz, "target": section.target}
+                    return quantize_onnx(source, out, images=few, range="minmax", **place_).path
+
+                savings = measure_savings(
+                    engine,
+                    source,
+                    coded,
+                    model,
+                    placement,
+                    imgsz=context.imgsz,
+                    cache=cache_folder(),
+                    progress=context.progress,
+                )
+                context.progress(savings.note)
+                return savings.ms
+
             return onnx_sensitivity(
                 source,
                 images=chosen,
@@ -245,7 +259,7 @@ def _narrowed(rows: Sequence[Row]) -> bool:
 
 
 def _unit(rows: Sequence[Row]) -> str:
-    if rows and rows[0].ms_saved is not None:
+    if any(row.ms_saved is not None for row in rows):
         return "ms"
     return "GFLOP" if _narrowed(rows) else ""
 

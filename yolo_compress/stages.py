@@ -6,28 +6,40 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from yolo_compress.artifacts import size_bytes
+from yolo_compress.artifacts import EngineFile, size_bytes
 from yolo_compress.bench import Candidate, run_bench
 from yolo_compress.bench.accuracy import detect, evaluate
 from yolo_compress.bench.cascade import fit_rule
+from yolo_compress.bench.robustness import Conditions
 from yolo_compress.bench.run import evenly
 from yolo_compress.calibrate import calibration_set, write_manifest
 from yolo_compress.engines import engine_for, get_engine
 from yolo_compress.engines.cascade import SUFFIX, write_cascade
+from yolo_compress.engines.tensorrt.cache import CalibrationCache
+from yolo_compress.engines.tensorrt.engine import TensorRt
+from yolo_compress.engines.tensorrt.key import check_graph
 from yolo_compress.errors import CompressError, UsageError
 from yolo_compress.host import checkpoint
 from yolo_compress.host.cpu import use_all_cores
 from yolo_compress.host.data import DataSpec, image_batches, labelled_batches, read_data, sample
 from yolo_compress.host.export import export_native, export_onnx
 from yolo_compress.prune import prune
-from yolo_compress.quantize import Learned, QuantizeResult, onnx_sensitivity, quantize_learned, quantize_onnx
+from yolo_compress.quantize import (
+    Learned,
+    QuantizeResult,
+    onnx_sensitivity,
+    quantize_from_cache,
+    quantize_learned,
+    quantize_onnx,
+)
 from yolo_compress.quantize.mixed import Mixed, fewest_in_float
-from yolo_compress.recipe import PruneSection, QuantizeSection, Recipe
-from yolo_compress.timing import timing_for
+from yolo_compress.quantize.precision import check_runtime, precision_map, wants_time
+from yolo_compress.recipe import BenchSection, PruneSection, QuantizeSection, Recipe
+from yolo_compress.timing import cache_folder, timing_for
 from yolo_compress.train import train
 
 NATIVE_EXPORTS: dict[str, tuple[str, int | None, str]] = {
@@ -140,11 +152,19 @@ def build_stage(context: Context, files: Files, folder: Path) -> StageResult:
             notes.append(f"{wanted} was built as {runtime}:fp32, because quantization did not pass its gate")
         context.progress(f"build: {runtime}:{precision}")
         target = folder / f"{runtime}_{precision}"
-        made = get_engine(runtime).build(source, target, precision=precision, imgsz=context.imgsz)
+        made = build_engine(context, source, target, runtime, precision)
         outputs[f"{runtime}:{precision}"] = made.path
         metrics[f"{runtime}:{precision} size_bytes"] = made.size_bytes
         notes += made.notes
     return StageResult(outputs, metrics, tuple(notes))
+
+
+def build_engine(context: Context, source: Path, folder: Path, runtime: str, precision: str) -> EngineFile:
+    """Build one engine, with the options that a recipe has for its runtime."""
+    engine, options = get_engine(runtime), context.recipe.tensorrt
+    if isinstance(engine, TensorRt):
+        return engine.build(source, folder, precision=precision, imgsz=context.imgsz, options=options)
+    return engine.build(source, folder, precision=precision, imgsz=context.imgsz)
 
 
 def native_stage(context: Context, files: Files, folder: Path) -> StageResult:
@@ -174,10 +194,20 @@ def bench_stage(context: Context, files: Files, folder: Path) -> StageResult:
         warmup=bench.warmup,
         threads=bench.threads,
         images=bench.images,
+        robustness=conditions(bench),
+        power=bench.power,
+        power_seconds=bench.power_seconds,
         progress=context.progress,
     )
     result.save(folder / "bench.json")
     return StageResult({"bench": folder / "bench.json"})
+
+
+def conditions(section: BenchSection) -> Conditions | None:
+    """Return the corruptions that a benchmark measures accuracy under, or None."""
+    if not section.corrupted:
+        return None
+    return Conditions(section.corrupted, section.severities, section.robustness_images)
 
 
 def training_state(folder: Path) -> str:
@@ -219,14 +249,20 @@ def prune_checkpoint(source: Path, out: Path, context: Context, section: PruneSe
     return StageResult({"checkpoint": out}, metrics, tuple(result.notes), {"prune": [asdict(r) for r in result.layers]})
 
 
-def quantize_checkpoint(source: Path, folder: Path, context: Context, section: QuantizeSection) -> StageResult:
-    """Quantize a checkpoint, or a float ONNX, on the training images of a data set."""
-    folder.mkdir(parents=True, exist_ok=True)
-    floating = source
-    if source.suffix == ".pt":
-        floating = export_onnx(source, folder / "float.onnx", imgsz=context.imgsz)
-    elif source.suffix != ".onnx":
-        raise UsageError(f"'{source}' cannot be quantized; give a checkpoint (.pt) or a float .onnx")
+def quantize_checkpoint(
+    source: Path, folder: Path, context: Context, section: QuantizeSection, *, free_batch: bool = False
+) -> StageResult:
+    """Quantize a checkpoint, or a float ONNX, on the training images of a data set.
+
+    Args:
+        source: What is quantized.
+        folder: Folder of the graphs.
+        context: Data, image size and progress.
+        section: How.
+        free_batch: The graph of a checkpoint takes any number of images, else one at a time.
+    """
+    check_runtime(section)  # before anything slow is done
+    floating = _floating(source, folder, context.imgsz, free_batch=free_batch)
     notes: tuple[str, ...] = ()
     if source.suffix == ".pt" and section.learned:
         model = checkpoint.load_model(source)
@@ -241,7 +277,7 @@ def quantize_checkpoint(source: Path, folder: Path, context: Context, section: Q
     write_manifest(chosen, folder / "calibration.json")
     seen: dict[Any, Any] = {}  # so that images are run once, however often layers are chosen anew
 
-    def quantized(extra: Sequence[str]) -> QuantizeResult:
+    def quantized(extra: Sequence[str], *, repaired: bool = True) -> QuantizeResult:
         return quantize_onnx(
             floating,
             folder / "int8.onnx",
@@ -252,17 +288,74 @@ def quantize_checkpoint(source: Path, folder: Path, context: Context, section: Q
             keep=(*section.keep, *extra),
             weight_bits=section.weight_bits,
             weight_group=section.weight_group,
-            rounding=section.rounding,
-            bias_correction=section.bias_correction,
+            rounding=section.rounding if repaired else "nearest",
+            bias_correction=section.bias_correction and repaired,
             seen=seen,
             progress=context.progress,
         )
 
+    if wants_time(section):
+        use_all_cores()
+        made = precision_map(
+            section,
+            floating,
+            quantized,
+            accuracy=lambda path: accuracy_of(context, path),
+            images=chosen.images,
+            imgsz=context.imgsz,
+            cache=cache_folder(),
+            progress=context.progress,
+        )
+        found = _quantized(made.result, floating, folder / "calibration.json", (*notes, *made.notes))
+        return replace(found, metrics={**found.metrics, **made.metrics})
     kept: tuple[str, ...] = ()
     if section.max_drop is not None:
         mixed = _mixed(floating, context, section, chosen.images, quantized)
         notes, kept = (*notes, mixed.note), mixed.keep
     return _quantized(quantized(kept), floating, folder / "calibration.json", notes)
+
+
+def carries_scales(source: Path) -> bool:
+    """Tell whether a checkpoint was trained quantized, so that its own scales are better than any calibration."""
+    if source.suffix != ".pt":
+        return False
+    model = checkpoint.load_model(source)
+    learned = Learned.read(model)
+    return learned is not None and learned.fits(model)
+
+
+def quantize_from_cache_file(
+    source: Path, folder: Path, cache: Path, section: QuantizeSection, *, imgsz: int
+) -> StageResult:
+    """Quantize a checkpoint, or a float ONNX, at the scales of a calibration cache of TensorRT.
+
+    Raises:
+        UsageError: An option is given that the cache settles, or it belongs to another model.
+        DataError: The cache is damaged, or lacks tensors.
+    """
+    settled = sorted(section.model_fields_set - {"target", "keep"})
+    if "target" in section.model_fields_set and section.target != "tensorrt":
+        raise UsageError(f"a calibration cache holds scales for target=tensorrt, and target={section.target} was given")
+    if settled:
+        raise UsageError(f"a calibration cache settles how ranges are chosen; leave out {', '.join(settled)}")
+    scales = CalibrationCache.read(cache)
+    floating = _floating(source, folder, imgsz)
+    notes: tuple[str, ...] = ()
+    if not check_graph(cache, floating):
+        notes = (f"nothing says which weights '{cache.name}' was calibrated with; only its names were compared",)
+    made = quantize_from_cache(floating, folder / "int8.onnx", scales, keep=section.keep)
+    result = _quantized(made.result, floating, notes=notes)
+    return replace(result, metrics={}, tables={**result.tables, "unused": list(made.unused)})
+
+
+def _floating(source: Path, folder: Path, imgsz: int, *, free_batch: bool = False) -> Path:
+    """Return the float ONNX to quantize, exported from a checkpoint where that is what was given."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if source.suffix == ".pt":
+        return export_onnx(source, folder / "float.onnx", imgsz=imgsz, free_batch=free_batch)
+    if source.suffix != ".onnx":
+        raise UsageError(f"'{source}' cannot be quantized; give a checkpoint (.pt) or a float .onnx")
+    return source
 
 
 def _quantized(
@@ -379,8 +472,10 @@ def context_for(
 
     Raises:
         DataError: Weights or data are missing or damaged.
-        UsageError: The model's classes are not those of the data.
+        UsageError: The model's classes are not those of the data, or a time is asked for on a runtime that is absent.
     """
+    if recipe is not None and recipe.quantize is not None:
+        check_runtime(recipe.quantize)
     path = Path(model)
     spec = read_data(data)
     if path.suffix == ".pt":

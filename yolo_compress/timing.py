@@ -16,22 +16,18 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
-from yolo_compress.bench.latency import time_alternately
 from yolo_compress.bench.layers import LayerTimesCache, layer_seconds
+from yolo_compress.bench.paired import ROUNDS, noise_image, paired_seconds
 from yolo_compress.engines import get_engine
-from yolo_compress.engines.protocol import Engine, Session
+from yolo_compress.engines.protocol import Engine
 from yolo_compress.errors import UsageError
 from yolo_compress.host import checkpoint
 from yolo_compress.host.export import export_onnx
 from yolo_compress.quantize import quantize_onnx
-from yolo_compress.recipe import PruneSection, Target
+from yolo_compress.recipe import PROFILED, PruneSection, Target
 
 RANGE_IMAGES = 4  # enough to put quantizers into a graph whose accuracy nobody asks for
-ROUNDS = 200
 PROFILE_ROUNDS = 30
-WARMUP = 10
-SESSIONS = 4  # that the rounds of a comparison are spread over
-SETTLE_MS = 2.0
 SCHEMES: dict[str, Target] = {"openvino": "openvino", "onnxruntime": "onnxruntime"}
 
 
@@ -74,36 +70,18 @@ class RuntimeTiming:
         self.reference = self._build(reference, Path(self._place.name))
 
     def ratio(self, model: nn.Module) -> float:
-        """Return the median of a model's time over the reference's, round by round.
-
-        Where a runtime happens to place weights and threads makes a session a percent or two faster or slower for as
-        long as it lives. So both models are loaded several times, each time the other one first.
-        """
+        """Return the median of a model's time over the reference's, round by round."""
         with tempfile.TemporaryDirectory() as place:
-            paths = [self.reference, self._build(model, Path(place))]
-            rounds = -(-self.rounds // SESSIONS)
-            return float(np.median(np.concatenate([self._ratios(paths, rounds, index) for index in range(SESSIONS)])))
-
-    def _ratios(self, paths: Sequence[Path], rounds: int, index: int) -> np.ndarray:
-        """Load both, the second one first where the index is odd, and return their ratio in each round."""
-        sessions: dict[Path, Session] = {}
-        image = self._image()
-        try:
-            for path in paths[::-1] if index % 2 else paths:
-                sessions[path] = self.engine.load(path, threads=self.threads)
-            timings = time_alternately(
-                [sessions[path].infer for path in paths],
-                lambda index: image,
-                finish=lambda raw: None,
-                rounds=rounds,
-                warmup=WARMUP,
-                settle_ms=SETTLE_MS,
+            seconds = paired_seconds(
+                self.engine,
+                self.reference,
+                self._build(model, Path(place)),
+                noise_image(self.imgsz),
+                rounds=self.rounds,
+                threads=self.threads,
                 progress=self.progress,
             )
-        finally:
-            for session in sessions.values():
-                session.close()
-        return timings.inference[:, 1] / timings.inference[:, 0]
+        return float(np.median(seconds[:, 1] / seconds[:, 0]))
 
     def profile(self, model: nn.Module, layers: Iterable[str]) -> dict[str, float]:
         """Return seconds by layer, as they run inside the whole model; a structure that is known is not run again."""
@@ -113,7 +91,7 @@ class RuntimeTiming:
         if known is None:
             with tempfile.TemporaryDirectory() as place:
                 path = self._build(model, Path(place))
-                nodes = self.engine.profile(path, self._image(), rounds=PROFILE_ROUNDS, threads=self.threads)
+                nodes = self.engine.profile(path, noise_image(self.imgsz), rounds=PROFILE_ROUNDS, threads=self.threads)
             known = layer_seconds(nodes, layers)
             self.cache.put(structure, known)
         return known
@@ -121,9 +99,6 @@ class RuntimeTiming:
     def close(self) -> None:
         """Remove the reference."""
         self._place.cleanup()
-
-    def _image(self) -> np.ndarray:
-        return np.random.default_rng(0).random((1, 3, self.imgsz, self.imgsz), dtype=np.float32)
 
     def _build(self, model: nn.Module, folder: Path) -> Path:
         checkpoint.save_model(model, folder / "model.pt")
@@ -166,6 +141,8 @@ def cache_folder() -> Path:
 
 def _usable(target: str) -> Engine:
     engine = get_engine(target.partition(":")[0])
+    if engine.name not in PROFILED:
+        raise UsageError(f"target={target} does not tell the time of each layer; give {' or '.join(PROFILED)}")
     if (why := engine.unavailable()) is not None:
         raise UsageError(f"target={target} cannot be timed here: {why}")
     return engine

@@ -26,7 +26,7 @@ LEVELS = (
     ("train",),
     ("report",),
     ("stages",),
-    ("pipeline", "sensitivity"),
+    ("building", "pipeline", "sensitivity"),
     ("api",),
     ("demo", "doctor"),
     ("cli",),
@@ -34,8 +34,8 @@ LEVELS = (
 )
 LEVEL = {part: number for number, parts in enumerate(LEVELS) for part in parts}
 HEAVY = ("torch", "ultralytics", "openvino", "onnx", "onnxruntime", "nncf", "tensorrt", "cv2", "matplotlib")
-OPTIONAL = {"faster_coco_eval", "jinja2", "matplotlib", "nncf", "onnx", "onnxruntime", "onnxslim", "openvino"}
-OPTIONAL |= {"pynvml", "pycocotools", "tensorrt"}
+OPTIONAL = {"jinja2", "matplotlib", "nncf", "onnx", "onnxruntime", "onnxslim", "openvino"}
+OPTIONAL |= {"cuda", "pycuda", "pynvml", "pycocotools", "tensorrt", "tensorrt_rtx"}
 EXCEPTIONS = {
     "bench/machine.py": {"os.environ"},  # records a setting that changes what was measured
     "timing.py": {"os.environ"},  # where the user keeps caches

@@ -109,6 +109,20 @@ def run(*args):
             ),
         ),
         (
+            "bench model=a.pt data=d.yaml robustness=true corruptions=noise,blur severities=1,3 robustness_images=9",
+            (
+                "bench",
+                (["a.pt"],),
+                {
+                    "data": "d.yaml",
+                    "robustness": True,
+                    "corruptions": "noise,blur",
+                    "severities": (1, 3),
+                    "robustness_images": 9,
+                },
+            ),
+        ),
+        (
             "bench model=[a.pt, b.onnx] data = d.yaml",
             ("bench", (["a.pt", "b.onnx"],), {"data": "d.yaml"}),
         ),

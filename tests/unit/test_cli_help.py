@@ -66,6 +66,7 @@ def test_list_prints_recipes_flags_and_a_schema(capsys):
         ("importances", "taylor"),
         ("losses", "cwd"),
         ("ranges", "mse"),
+        ("corruptions", "haze"),
         ("roundings", "adaround"),
     ],
 )

@@ -66,6 +66,8 @@ recipes = section(
         candidates=st.lists(st.sampled_from(recipe.NATIVE_CANDIDATES)),
         rounds=st.integers(3, 999),
         threads=st.none() | st.integers(1, 64),
+        robustness=st.booleans(),
+        corruptions=st.lists(st.sampled_from(recipe.CORRUPTION_NAMES), unique=True),
     ),
     gates=section(train=share, on_fail=st.sampled_from(["stop", "step_back"])),
 )
@@ -156,6 +158,15 @@ def test_an_absent_section_is_a_stage_that_does_not_run():
         ({"build": {"engines": ["openvino:int8"]}}, "without a 'quantize' section; add: quantize: {}"),
         ({"bench": {"candidates": ["native:in8"]}}, "did you mean native:int8"),
         ({"bench": {"rounds": 1}}, "bench.rounds=1: input should be greater than or equal to 3"),
+        ({"bench": {"corruptions": ["fog"]}}, "bench.corruptions: 'fog' is not a corruption; choose from noise, blur"),
+        ({"bench": {"corruptions": ["motion"]}}, "did you mean motion_blur?"),
+        ({"bench": {"robustness": True, "severities": [1, 6]}}, "1,6 are not severities; give some of 1,2,3,4,5"),
+        ({"bench": {"robustness": True, "severities": []}}, "nothing are not severities"),
+        (
+            {"bench": {"severities": [1]}},
+            "severities is of corrupted images, and none are asked for; add robustness=True",
+        ),
+        ({"bench": {"robustness_images": 9}}, "robustness_images is of corrupted images, and none are asked for"),
         ({"gates": {"train": 0}}, "gates.train=0: input should be greater than 0"),
         ({"schema_version": 2}, "schema_version 2 and this yolo_compress reads up to 1; upgrade with: pip install -U"),
         ({"schema_version": "one"}, "write schema_version: 1"),
@@ -244,6 +255,10 @@ VALUES = {
     "bench_candidates": "native:int8",
     "bench_threads": 2,
     "bench_images": 5,
+    "bench_robustness": True,
+    "bench_corruptions": "noise,jpeg",
+    "bench_severities": "1,5",
+    "bench_power": True,
     "quantize_keep": "model.22",
     "max_drop": 1.5,
     "max_drop_quantize": 0.5,
@@ -255,9 +270,11 @@ VALUES = {
     "quantize_rounding": "adaround",
     "quantize_bias_correction": True,
     "quantize_max_drop": 0.3,
+    "quantize_timed": True,
     "quantize_learned": False,
     "quantize_calibration": "calib_data/coco-512.json",
     "qat": "int8",
+    "qat_batchnorm": "frozen",
     "prune_importance": "l2",
     "prune_scope": "global",
     "prune_repair": "batchnorm",
@@ -283,6 +300,8 @@ READ = {
     "distill": {"cwd": LossOptions(weight=2.0), "response": LossOptions()},
     "engines": ("openvino:fp32", "onnxruntime:int8"),
     "bench_candidates": ("native:int8",),
+    "bench_corruptions": ("gaussian_noise", "shot_noise", "jpeg"),
+    "bench_severities": (1, 5),
     "quantize_keep": ("model.22",),
 }
 
@@ -297,10 +316,29 @@ def test_every_flag_sets_its_option(name):
         "prune_sparsity": {"prune_schedule": "gradual"},
         "prune_rewind": {"prune_schedule": "gradual"},
         "prune_mask_share": {"prune_mask": "unstructured"},
+        "bench_severities": {"bench_robustness": True},
+        "bench_robustness_images": {"bench_robustness": True},
+        "quantize_timed": {"quantize_max_drop": 0.3},
         "distill_order": {"teacher": "yolov8s.pt,yolov8m.pt"},
     }.get(name, {})
     made = recipe.from_flags({name: value, **other}, recipe.load("edge-cpu"))
     assert getattr(getattr(made, flag.section), flag.field) == READ.get(name, value)
+
+
+@pytest.mark.parametrize(
+    ("given", "corrupted", "severities"),
+    [
+        ({}, (), (1, 3, 5)),
+        ({"robustness": True}, recipe.CORRUPTION_NAMES, (1, 3, 5)),
+        ({"corruptions": "blur,jpeg,blur"}, ("defocus_blur", "motion_blur", "jpeg"), (1, 3, 5)),
+        ({"robustness": True, "corruptions": "haze", "severities": 2}, ("haze",), (2,)),
+        ({"corruptions": ("light",), "severities": (5, 1, 5)}, ("brightness", "contrast"), (1, 5)),
+    ],
+)
+def test_corruptions_are_asked_for_by_name_by_group_or_all(given, corrupted, severities):
+    section = recipe.validate({"schema_version": 1, "bench": given}, source="a test").bench
+    assert section.corrupted == corrupted
+    assert section.severities == severities
 
 
 def test_a_flag_makes_what_its_section_cannot_do_without():

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from yolo_compress.bench.curves import Curves, recall
+from yolo_compress.bench.matches import AREAS, Matches, match_coco
 from yolo_compress.bench.result import finite_or_none
 from yolo_compress.errors import DataError
 from yolo_compress.host.data import labels_for, letterbox, read_image
@@ -75,10 +77,19 @@ def detect(
     images: Sequence[Path],
     *,
     imgsz: int,
+    change: Callable[[np.ndarray], np.ndarray] | None = None,
     progress: Callable[[str], None] = lambda _: None,
     clock: Callable[[], float] = time.monotonic,
 ) -> tuple[Truth, list[Detections]]:
     """Run every session on every image; an image is decoded once and forgotten before the next one.
+
+    Args:
+        sessions: What detects.
+        images: Image files, with labels beside them.
+        imgsz: Side of the square input in pixels.
+        change: Applied to each decoded image (H, W, 3), BGR bytes; it moves nothing, so labels stay true.
+        progress: Takes a line now and then.
+        clock: Seconds, for the distance of those lines.
 
     Raises:
         DataError: An image or a label file cannot be read.
@@ -91,7 +102,7 @@ def detect(
         shape = (image.shape[0], image.shape[1])
         truth.images.append(_in_pixels(labels_for([path])[0], shape))
         truth.shapes.append(shape)
-        frame, scale, pad = letterbox(image, imgsz)
+        frame, scale, pad = letterbox(image if change is None else change(image), imgsz)
         blob = to_input(frame)
         for session, detections in zip(sessions, found, strict=True):
             raw = np.asarray(session.infer(blob))
@@ -120,24 +131,35 @@ def evaluate(truth: Truth, detections: Detections, *, classes: int) -> Accuracy:
     Raises:
         DataError: No image has an object, so that there is nothing to average, or one has a class without a name.
     """
-    from faster_coco_eval import COCO, COCOeval_faster
+    return summarize(matched(truth, detections, classes=classes))
 
+
+def matched(truth: Truth, detections: Detections, *, classes: int) -> Matches:
+    """Match detections to objects, once for everything that is computed from it.
+
+    Raises:
+        DataError: No image has an object, so that there is nothing to average, or one has a class without a name.
+    """
     if not truth.count:
         raise DataError("none of the validation images has a labelled object; add labels beside them, or other images")
     highest = max(objects[:, 0].max() for objects in truth.images if len(objects))
     if highest >= classes:
         raise DataError(f"a label has class {highest:.0f} and the data names {classes}; correct the labels or 'names'")
-    reference = COCO(coco_truth(truth, classes))
-    results = reference.loadRes(coco_results(detections))
-    evaluation = COCOeval_faster(reference, results, "bbox")
-    evaluation.run()
-    precision = evaluation.eval["precision"][:, :, :, 0, -1]  # (IoU, recall, class) of all areas, 100 detections
-    per_class = []
-    for index in range(classes):
-        values = precision[:, :, index]
-        values = values[values > -1]
-        per_class.append(float(values.mean()) if values.size else None)
-    return Accuracy(tuple(finite_or_none(float(value)) for value in evaluation.stats[:12]), tuple(per_class))
+    return match_coco(truth, detections, classes=classes)
+
+
+def summarize(matches: Matches) -> Accuracy:
+    """Return COCO's numbers of matched detections."""
+    precision = {area: Curves.of(matches, area=area).average_precision() for area in AREAS}
+    sizes = list(AREAS)[1:]
+    values = [precision["all"], *(precision["all"][index] for index in (0, 5))]  # IoU 0.50 and 0.75
+    values += [precision[area] for area in sizes]
+    values += [recall(matches, most=most) for most in (1, 10, 100)]
+    values += [recall(matches, area=area) for area in sizes]
+    return Accuracy(
+        tuple(finite_or_none(_mean(value)) for value in values),
+        tuple(finite_or_none(float(value)) for value in precision["all"].mean(axis=0)),
+    )
 
 
 def coco_truth(truth: Truth, classes: int) -> dict[str, Any]:
@@ -175,6 +197,11 @@ def coco_results(detections: Detections) -> list[dict[str, Any]]:
         for index, found in enumerate(detections.images)
         for x1, y1, x2, y2, score, cls in found.tolist()
     ]
+
+
+def _mean(values: np.ndarray) -> float:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if known.size else np.nan
 
 
 def _in_pixels(labels: np.ndarray, shape: tuple[int, int]) -> np.ndarray:

@@ -93,7 +93,7 @@ def time_alternately(
     clock = watch.clock
     restless = 0
     next_line = clock() + 10
-    with _no_garbage_collection():
+    with no_garbage_collection():
         for index in range(-warmup, rounds):
             restless += not rest(settle_ms, watch)
             begin = clock()
@@ -215,7 +215,7 @@ def throughput(
         watch: What tells the time.
     """
     rates = np.zeros((blocks, len(infer)))
-    with _no_garbage_collection():
+    with no_garbage_collection():
         for block in range(blocks):
             for candidate in order(block, len(infer)):
                 rest(settle_ms, watch)
@@ -231,7 +231,7 @@ def throughput(
 
 
 @contextmanager
-def _no_garbage_collection() -> Iterator[None]:
+def no_garbage_collection() -> Iterator[None]:
     """Keep Python's collector from pausing a timed call."""
     was_enabled = gc.isenabled()
     gc.collect()

@@ -7,9 +7,11 @@ import importlib.metadata
 import os
 import platform
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from yolo_compress.bench.jetson import describe_jetson, is_jetson
+from yolo_compress.bench.sysfs import degrees, mhz_from_khz, read, unavailable
 
 # flags that decide which INT8 and bfloat16 kernels a runtime can use
 CPU_FLAGS = (
@@ -40,7 +42,6 @@ PACKAGES = (
     "numpy",
     "opencv-python",
     "opencv-python-headless",
-    "faster-coco-eval",
     "onnx",
     "onnxruntime",
     "openvino",
@@ -56,32 +57,32 @@ def describe_machine(*, root: Path = Path("/")) -> dict[str, Any]:
         root: Where `proc` and `sys` lie.
 
     Returns:
-        Plain data; each value that cannot be read is a string that begins with "unavailable: ".
+        Plain data; each value that cannot be read is a string that begins with "unavailable: ". On a Jetson `jetson`
+        holds what `describe_jetson` returns.
     """
     cpu = _cpuinfo(root / "proc/cpuinfo")
     frequency = root / "sys/devices/system/cpu/cpu0/cpufreq"
     torch = sys.modules.get("torch")  # a record does not import what the measurement did not use
-    return {
-        "cpu_model": cpu.get("model name") or cpu.get("Model") or _unavailable(cpu.get("why", "no model in cpuinfo")),
+    found = {
+        "cpu_model": cpu.get("model name") or cpu.get("Model") or unavailable(cpu.get("why", "no model in cpuinfo")),
         "cpu_flags": _flags(cpu),
         "cpus": os.cpu_count(),
         "cpus_usable": _usable_cpus(),
-        "cpu_quota": _read(root / "sys/fs/cgroup/cpu.max", _quota),
-        "memory_mb": _read(root / "proc/meminfo", _total_memory),
-        "governor": _read(frequency / "scaling_governor", str),
-        "clock_mhz": _read(frequency / "scaling_cur_freq", lambda text: int(text) / 1000),
+        "cpu_quota": read(root / "sys/fs/cgroup/cpu.max", _quota),
+        "memory_mb": read(root / "proc/meminfo", _total_memory),
+        "governor": read(frequency / "scaling_governor"),
+        "clock_mhz": read(frequency / "scaling_cur_freq", mhz_from_khz),
         "hypervisor": ("yes" if "hypervisor" in cpu.get("flags", "").split() else "none seen")
         if "flags" in cpu
-        else _unavailable("no CPU flags to read it from"),
-        "load_1min": os.getloadavg()[0]
-        if hasattr(os, "getloadavg")
-        else _unavailable("no load average on this system"),
+        else unavailable("no CPU flags to read it from"),
+        "load_1min": os.getloadavg()[0] if hasattr(os, "getloadavg") else unavailable("no load average on this system"),
         "temperature_c": _temperature(root / "sys/class/thermal"),
         "os": platform.platform(),
         "python": platform.python_version(),
-        "torch_threads": torch.get_num_threads() if torch is not None else _unavailable("torch was not used"),
+        "torch_threads": torch.get_num_threads() if torch is not None else unavailable("torch was not used"),
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "not set"),
     }
+    return found | ({"jetson": describe_jetson(root=root)} if is_jetson(root=root) else {})
 
 
 def package_versions(names: tuple[str, ...] = PACKAGES) -> dict[str, str]:
@@ -116,7 +117,7 @@ def _cpuinfo(path: Path) -> dict[str, str]:
 def _flags(cpu: dict[str, str]) -> list[str] | str:
     given = cpu.get("flags") or cpu.get("Features")
     if given is None:
-        return _unavailable(cpu.get("why", "cpuinfo lists no flags"))
+        return unavailable(cpu.get("why", "cpuinfo lists no flags"))
     have = set(given.split())
     return [flag for flag in CPU_FLAGS if flag in have]
 
@@ -124,16 +125,16 @@ def _flags(cpu: dict[str, str]) -> list[str] | str:
 def _usable_cpus() -> int | str:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
-    return _unavailable(f"{platform.system()} does not tell the affinity of a process")
+    return unavailable(f"{platform.system()} does not tell the affinity of a process")
 
 
 def _temperature(folder: Path) -> float | str:
     readings = []
     for zone in sorted(folder.glob("thermal_zone*/temp")):
-        value = _read(zone, lambda text: int(text) / 1000)
+        value = read(zone, degrees)
         if isinstance(value, float):
             readings.append(value)
-    return max(readings) if readings else _unavailable(f"no readable thermal zone in {folder}")
+    return max(readings) if readings else unavailable(f"no readable thermal zone in {folder}")
 
 
 def _quota(text: str) -> float | str:
@@ -144,16 +145,3 @@ def _quota(text: str) -> float | str:
 def _total_memory(text: str) -> float:
     line = next(line for line in text.splitlines() if line.startswith("MemTotal"))
     return int(line.split()[1]) / 1024
-
-
-def _read(path: Path, convert: Callable[[str], Any]) -> Any:
-    try:
-        return convert(path.read_text().strip())
-    except OSError as error:
-        return _unavailable(f"{error.strerror or error}: {path}")
-    except (ValueError, StopIteration):
-        return _unavailable(f"{path} does not hold what is expected")
-
-
-def _unavailable(why: str) -> str:
-    return f"unavailable: {why}"

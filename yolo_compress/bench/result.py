@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from yolo_compress.artifacts import atomic_write
+from yolo_compress.bench.gpu_latency import GpuLatency
 from yolo_compress.errors import DataError, UsageError
 
 SCHEMA_VERSION = 1
@@ -28,6 +29,7 @@ STAT_NAMES = (
     "recall_medium",
     "recall_large",
 )
+ERROR_KINDS = ("localisation", "classification", "both", "duplicate", "background", "missed")
 
 Origin = Literal["native", "yolo_compress", "user"]
 
@@ -49,6 +51,38 @@ class Candidate:
 
 
 @dataclass(frozen=True)
+class Energy:
+    """Energy of one candidate that ran without a pause for `seconds`, one image at a time.
+
+    `gross` is all that the sensor saw; `net` is gross less the idle power, measured for `idle_seconds` before, times
+    `seconds`. What the sensor covers is in `measures`. `rate_hz` is how often it really was read; `sensor_period_s` how
+    often it has a new value, None where it does not tell. `throttled` holds the signs of being slowed down that were
+    seen by watching `throttle_watched`; where nothing could be watched, that is empty.
+    """
+
+    sensor: str
+    measures: str
+    seconds: float
+    images: int
+    gross_j: float
+    net_j: float
+    gross_j_per_image: float
+    net_j_per_image: float
+    mean_w: float
+    idle_w: float
+    idle_seconds: float
+    samples: int
+    failed_reads: int
+    rate_hz: float
+    sensor_period_s: float | None
+    long_enough: bool
+    throttled: tuple[str, ...] = ()
+    throttle_watched: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    settings: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class BenchRow:
     """One candidate, accuracy and speed from the same file.
 
@@ -56,8 +90,14 @@ class BenchRow:
     `yolo_val_map50_95` is what `yolo val` prints for the same detections; see `bench.yolo_val`. `f1`, `f1_threshold`
     and `calibration_error` say what scores mean; see `bench.confidence`. Latencies are those of one image. A ratio is
     this candidate's time over the first candidate's in the same round: `spread` holds its quartiles, `interval` the
-    95 % confidence interval of its median. Percentiles are `None` below 64, 130 and 662 rounds. Whatever is `None` for
-    another reason has that reason in `notes`, or in `reason` where the row is refused.
+    95 % confidence interval of its median. `map50_95_difference` is to the first candidate on the same images, with its
+    95 % interval over resampled images and the share of resamples in which this candidate is worse; see
+    `bench.bootstrap`. `error_gains` and `error_counts` are in `ERROR_KINDS` order; see `bench.error_kinds`.
+    `corrupted_map50_95` holds (corruption, severity, mAP50-95) and `corruption_drops` (corruption, mean relative drop)
+    from `clean_map50_95`, that of the same images as they are; see `bench.robustness`. Percentiles are `None` below 64,
+    130 and 662 rounds. Whatever is `None` for another reason has that reason in `notes`, or in `reason` where the row
+    is refused. `energy` is `None` where it was not asked for, and "unavailable: " with the reason where it could not be
+    measured. `gpu` is what a session on a GPU tells beyond that; see `bench.gpu_latency`.
     """
 
     label: str
@@ -79,6 +119,14 @@ class BenchRow:
     f1: float | None = None
     f1_threshold: float | None = None
     calibration_error: float | None = None
+    map50_95_difference: float | None = None
+    map50_95_difference_interval: tuple[float, float] | None = None
+    map50_95_difference_below_zero: float | None = None
+    error_gains: tuple[float | None, ...] = ()
+    error_counts: tuple[int, ...] = ()
+    clean_map50_95: float | None = None
+    corrupted_map50_95: tuple[tuple[str, int, float], ...] = ()
+    corruption_drops: tuple[tuple[str, float | None], ...] = ()
     latency_ms_mean: float | None = None
     latency_ms_p50: float | None = None
     latency_ms_p90: float | None = None
@@ -95,9 +143,11 @@ class BenchRow:
     batch_throughput_images_per_s: float | None = None
     peak_memory_mb: float | None = None
     loaded_memory_mb: float | None = None
+    energy: Energy | str | None = None
     status: Literal["ok", "refused"] = "ok"
     reason: str = ""
     notes: tuple[str, ...] = ()
+    gpu: GpuLatency | None = None
     describe: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -160,7 +210,7 @@ class BenchResult:
                 "upgrade with: pip install -U yolo-compress"
             )
         try:
-            rows = tuple(_build(BenchRow, row) for row in tree["rows"])
+            rows = tuple(_row(row) for row in tree["rows"])
             return _build(cls, {**tree, "rows": rows})
         except (KeyError, TypeError) as error:
             raise DataError(
@@ -171,6 +221,12 @@ class BenchResult:
 def finite_or_none(value: float) -> float | None:
     """Return a number, or None for the -1 and NaN that say that there was nothing to average."""
     return None if value < 0 or math.isnan(value) else float(value)
+
+
+def _row(tree: dict[str, Any]) -> BenchRow:
+    energy, gpu = tree.get("energy"), tree.get("gpu")  # files of before they were measured have none
+    energy = _build(Energy, energy) if isinstance(energy, dict) else energy
+    return _build(BenchRow, {**tree, "energy": energy, "gpu": None if gpu is None else GpuLatency.from_dict(gpu)})
 
 
 def _build(cls: Any, tree: dict[str, Any]) -> Any:

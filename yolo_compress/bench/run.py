@@ -12,14 +12,19 @@ from pathlib import Path
 import numpy as np
 
 from yolo_compress.artifacts import sha256_path, size_bytes
-from yolo_compress.bench import accuracy, latency, machine
+from yolo_compress.bench import accuracy, gpu_latency, latency, machine
+from yolo_compress.bench.bootstrap import RESAMPLES, SEED, paired_differences
 from yolo_compress.bench.confidence import confidence
+from yolo_compress.bench.energy import POWER_SECONDS, measure_energies
+from yolo_compress.bench.error_kinds import error_kinds
 from yolo_compress.bench.memory import measure_memory
 from yolo_compress.bench.result import BenchResult, BenchRow, Candidate
+from yolo_compress.bench.robustness import Conditions, under_corruption
 from yolo_compress.bench.verdict import check_classes, refusals
 from yolo_compress.bench.yolo_val import yolo_val_map50_95
 from yolo_compress.engines import engine_for
 from yolo_compress.engines.protocol import Session
+from yolo_compress.engines.timed import TimedSession
 from yolo_compress.errors import DataError, EngineError, UsageError
 from yolo_compress.host.checkpoint import count, load_model
 from yolo_compress.host.data import DataSpec, letterbox, read_image
@@ -44,12 +49,15 @@ def run_bench(
     settle_ms: float = SETTLE_MS,
     min_accuracy_share: float = MIN_ACCURACY_SHARE,
     memory: bool = True,
+    robustness: Conditions | None = None,
+    power: bool = False,
+    power_seconds: float = POWER_SECONDS,
     progress: Callable[[str], None] = print,
 ) -> BenchResult:
     """Measure accuracy and speed of every candidate from the same file and session.
 
     Args:
-        candidates: The first is what latency ratios refer to.
+        candidates: The first is what latency ratios and differences of accuracy refer to.
         data: Data set whose validation images are used.
         imgsz: Side of the square input in pixels.
         device: Where the engines run.
@@ -61,6 +69,9 @@ def run_bench(
         settle_ms: Least rest before each timed inference; it lasts until the process is idle.
         min_accuracy_share: A candidate below this share of the best float one of the same weights is refused a latency.
         memory: Measure peak memory, in one process per candidate.
+        robustness: Corruptions to measure accuracy under as well; not done when not given.
+        power: Measure energy as well, one candidate after the other.
+        power_seconds: How long each candidate runs for that.
         progress: Takes a line now and then.
 
     Raises:
@@ -69,6 +80,8 @@ def run_bench(
         EngineError: A runtime refused a candidate, or the candidate was built for another size.
     """
     _check(candidates, rounds=rounds, warmup=warmup, images=images, batch=batch, share=min_accuracy_share)
+    if power and not power_seconds > 0:
+        raise UsageError(f"power_seconds={power_seconds} is no length of time; give 30 or more")
     chosen = evenly(data.val, images)
     if not chosen:
         raise DataError(
@@ -92,6 +105,16 @@ def run_bench(
             progress(
                 f"bench: {row.label}: mAP50-95 {100 * row.map50_95:.2f}" + (f", {row.reason}" if row.reason else "")
             )
+        if robustness is not None:
+            rows = under_corruption(
+                rows,
+                [session for _, session in sessions],
+                evenly(chosen, robustness.images),
+                robustness,
+                classes=len(data.names),
+                imgsz=imgsz,
+                progress=progress,
+            )
         rows, preprocess_ms = _speeds(
             rows,
             [session for _, session in sessions],
@@ -103,6 +126,17 @@ def run_bench(
             settle_ms=settle_ms,
             progress=progress,
         )
+        if power:  # after the timed rounds, which the reading of a sensor would disturb
+            pictures = [read_image(path) for path in evenly(chosen, TIMING_IMAGES)]
+            rows, power_notes = measure_energies(
+                rows,
+                [session.infer for _, session in sessions],
+                [accuracy.to_input(letterbox(picture, imgsz)[0]) for picture in pictures],
+                device=device,
+                seconds=power_seconds,
+                progress=progress,
+            )
+            notes = (*notes, *power_notes)
     if memory:  # after the sessions are closed: what they hold must not compete with the measured processes
         rows = [_with_memory(row, imgsz=imgsz, device=device, threads=threads, progress=progress) for row in rows]
     stolen_now = machine.steal_seconds()
@@ -130,6 +164,10 @@ def run_bench(
             "accuracy_max_det": accuracy.MAX_DET,
             "postprocess_conf": accuracy.DEPLOYED_CONF,
             "noisy_spread": latency.NOISY_SPREAD,
+            "bootstrap_resamples": RESAMPLES,
+            "bootstrap_seed": SEED,
+            **({} if robustness is None else {"robustness_images": len(evenly(chosen, robustness.images))}),
+            **({"power_seconds": power_seconds} if power else {}),
         },
         preprocess_ms_p50=preprocess_ms,
         machine=record,
@@ -168,9 +206,11 @@ def _accuracies(
 ) -> tuple[list[BenchRow], int]:
     progress(f"bench: accuracy of {len(sessions)} candidates on {len(images)} images")
     truth, found = accuracy.detect([session for _, session in sessions], images, imgsz=imgsz, progress=progress)
+    matches = [accuracy.matched(truth, detections, classes=len(data.names)) for detections in found]
     rows = []
-    for candidate, (engine, session), detections in zip(candidates, sessions, found, strict=True):
-        measured = accuracy.evaluate(truth, detections, classes=len(data.names))
+    for candidate, (engine, session), detections, one in zip(candidates, sessions, found, matches, strict=True):
+        measured = accuracy.summarize(one)
+        kinds = error_kinds(truth, detections, one)
         describe = dict(session.describe())
         scores = confidence(truth, detections)
         params, gflops = count(load_model(candidate.path), imgsz) if engine == "pytorch" else (None, None)
@@ -195,8 +235,17 @@ def _accuracies(
                 f1=scores.f1,
                 f1_threshold=scores.f1_threshold,
                 calibration_error=scores.calibration_error,
+                error_gains=kinds.gains(),
+                error_counts=kinds.counts(),
                 describe=describe,
             )
+        )
+    for index, difference in enumerate(paired_differences(matches), start=1):
+        rows[index] = replace(
+            rows[index],
+            map50_95_difference=difference.value,
+            map50_95_difference_interval=difference.interval,
+            map50_95_difference_below_zero=difference.below_zero,
         )
     return rows, truth.count
 
@@ -260,6 +309,10 @@ def _speeds(
         )
         if batch is not None:
             rows[index] = _with_batch(rows[index], sessions[index], inputs, batch=batch, images=rounds)
+        session = sessions[index]
+        if isinstance(session, TimedSession):
+            progress(f"bench: GPU time of {rows[index].label}")
+            rows[index] = replace(rows[index], gpu=gpu_latency.measure(session, inputs))
     return rows, float(np.median(timings.preprocess)) * 1e3
 
 

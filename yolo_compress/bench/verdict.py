@@ -9,13 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from yolo_compress.bench.result import BenchRow, Candidate
+from yolo_compress.engines.tensorrt.plan import read_plan
 from yolo_compress.errors import UsageError
 from yolo_compress.host.checkpoint import load_model, names
 from yolo_compress.host.data import DataSpec
 from yolo_compress.host.export import class_names, onnx_metadata, openvino_metadata
 
 # what exporters and our own builds append to the name of the checkpoint
-ENGINE_SUFFIX = re.compile(r"(_(int8|fp32|fp16|bf16|half|openvino|onnxruntime|pytorch|model))+$")
+ENGINE_SUFFIX = re.compile(r"([_.](int8|fp32|fp16|bf16|half|openvino|onnxruntime|pytorch|tensorrt|rtx|model))+$")
 
 
 def check_classes(candidates: Sequence[Candidate], engines: Sequence[str], data: DataSpec) -> tuple[str, ...]:
@@ -95,4 +96,6 @@ def _class_names(path: Path, engine: str) -> tuple[str, ...]:
         return class_names(onnx_metadata(path))
     if engine == "openvino":
         return class_names(openvino_metadata(path))
+    if engine.startswith("tensorrt"):
+        return class_names(read_plan(path)[0])
     return ()

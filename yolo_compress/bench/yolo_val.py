@@ -12,10 +12,9 @@ from __future__ import annotations
 import numpy as np
 
 from yolo_compress.bench.accuracy import Detections, Truth
+from yolo_compress.bench.curves import RECALLS
+from yolo_compress.bench.matches import IOU_THRESHOLDS
 from yolo_compress.host.detect import overlaps
-
-IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
-RECALLS = np.linspace(0, 1, 101)
 
 
 def yolo_val_map50_95(truth: Truth, detections: Detections) -> float:
@@ -40,17 +39,18 @@ def match(objects: np.ndarray, found: np.ndarray) -> np.ndarray:
         return correct
     corners = np.concatenate([objects[:, 1:3], objects[:, 1:3] + objects[:, 3:]], axis=1)
     overlap = overlaps(corners, found[:, :4]) * (objects[:, :1] == found[:, 5])
-    near = (overlap >= IOU_THRESHOLDS[0]).any(axis=0)
-    taken = np.zeros((len(objects), len(IOU_THRESHOLDS)), bool)
-    columns = np.arange(len(IOU_THRESHOLDS))
-    for index in np.argsort(-found[:, 4], kind="stable"):
-        if not near[index]:
-            continue
-        free = np.where(taken, 0, overlap[:, index, None])
-        best = free.argmax(axis=0)
-        correct[index] = free[best, columns] >= IOU_THRESHOLDS
-        taken[best, columns] |= correct[index]
-    return correct
+    thing, detection = np.nonzero(overlap >= IOU_THRESHOLDS[0])
+    share = overlap[thing, detection]
+    place = np.empty(len(found), np.intp)
+    place[np.argsort(-found[:, 4], kind="stable")] = np.arange(len(found))
+    order = np.lexsort((thing, -share, place[detection]))
+    reached = np.searchsorted(IOU_THRESHOLDS, share[order], side="right")
+    taken, bits = [0] * len(objects), [0] * len(found)  # one bit per threshold, all of which go at once
+    for one, by, count in zip(thing[order].tolist(), detection[order].tolist(), reached.tolist(), strict=True):
+        gained = ((1 << count) - 1) & ~bits[by] & ~taken[one]
+        taken[one] |= gained
+        bits[by] |= gained
+    return (np.array(bits)[:, None] >> np.arange(len(IOU_THRESHOLDS)) & 1).astype(bool)
 
 
 def _average_precision(correct: np.ndarray, objects: int) -> float:

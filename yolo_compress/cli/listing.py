@@ -54,6 +54,16 @@ def _roundings() -> str:
     return _lines([(name, entry.description) for name, entry in ROUNDINGS.items()])
 
 
+def _corruptions() -> str:
+    from yolo_compress.bench.corruptions import CORRUPTIONS
+
+    rows = [
+        (name, f"{entry.description} Severity 1 to 5: {entry.parameter} {', '.join(map(str, entry.values))}.")
+        for name, entry in CORRUPTIONS.items()
+    ]
+    return _lines(rows)
+
+
 def _recipes() -> str:
     """Every shipped recipe is read and validated on the way."""
     return _lines([(name, recipe.load(path).description) for name, path in recipe.shipped().items()])
@@ -81,6 +91,7 @@ _LISTS = {
     "losses": _losses,
     "ranges": _ranges,
     "roundings": _roundings,
+    "corruptions": _corruptions,
     "recipes": _recipes,
     "schema": _schema,
     "flags": _flags,

@@ -112,8 +112,35 @@ _ALL = (
         "quantize",
         "Choose INT8 ranges on training images and write a Q/DQ ONNX.",
         _api("quantize"),
-        keys=(MODEL, DATA, IMGSZ, PROJECT, _name("Folder of the result; the model's name with _int8 when not given.")),
+        keys=(
+            MODEL,
+            _optional(DATA, "Data YAML; ranges are chosen on its training images. Either this or cache."),
+            Key("cache", "Calibration cache of TensorRT whose scales are taken; target is tensorrt then.", "path"),
+            IMGSZ,
+            PROJECT,
+            _name("Folder of the result; the model's name with _int8 when not given."),
+        ),
         options=_options("quantize"),
+    ),
+    Mode(
+        "cache",
+        "Turn a Q/DQ ONNX into a float ONNX and a calibration cache for TensorRT up to 10.16.",
+        _api("cache"),
+        keys=(
+            dataclasses.replace(MODEL, help="ONNX with symmetric int8 quantizers; it is never changed."),
+            Key(
+                "trt_version",
+                "TensorRT that is to read the cache, such as 10.3.0 or 100300; others ignore it.",
+                required=True,
+            ),
+            Key(
+                "algorithm",
+                "Calibrator that is to read it: EntropyCalibration2 or MinMaxCalibration.",
+                default="EntropyCalibration2",
+            ),
+            PROJECT,
+            _name("Folder of the result; the model's name with _cache when not given."),
+        ),
     ),
     Mode(
         "sensitivity",
@@ -144,10 +171,16 @@ _ALL = (
             Key("precision", "fp32, fp16, bf16 or int8, as far as the runtime has it.", default="fp32"),
             _optional(DATA, "Data YAML; an int8 engine chooses its ranges on the training images."),
             IMGSZ,
+            Key("calibrator", "Algorithm of a TensorRT that calibrates: entropy, minmax, percentile or legacy."),
+            Key(
+                "cache", "Its calibration cache: read where it fits, else written; without data=, one from mode cache."
+            ),
+            Key("calibration_batch", "Most images that it looks at together, 8 to 32; 16 when not given.", "int"),
+            Key("float_layers", "File that names layers which it leaves in half precision, from mode cache.", "path"),
             PROJECT,
             _name("Folder of the result; the model's name, runtime and precision when not given."),
         ),
-        options=_options("quantize", without=("target",)),
+        options={**_options("quantize", without=("target",)), **_options("tensorrt")},
     ),
     Mode(
         "bench",

@@ -49,6 +49,18 @@ ENGINES = {
             "_openvino_model",
             "yolo_compress.engines.openvino.OpenVino",
         ),
+        EngineEntry(
+            "tensorrt",
+            "TensorRT 8.5 to 11 on NVIDIA GPUs and Jetsons.",
+            ".engine",
+            "yolo_compress.engines.tensorrt.engine.TensorRt",
+        ),
+        EngineEntry(
+            "tensorrt_rtx",
+            "TensorRT-RTX on GeForce and RTX GPUs; builds without one.",
+            ".rtx.engine",
+            "yolo_compress.engines.tensorrt.engine.TensorRtRtx",
+        ),
     )
 }
 
@@ -73,13 +85,13 @@ def get_engine(name: str) -> Engine:
 
 
 def engine_for(path: str | Path) -> Engine:
-    """Return the runtime that loads a file or folder, by its name's ending.
+    """Return the runtime that loads a file or folder, by its name's longest known ending.
 
     Raises:
         UsageError: No runtime loads such a file.
     """
     loaders = (*ENGINES.values(), CASCADE)
-    for entry in loaders:
+    for entry in sorted(loaders, key=lambda entry: -len(entry.suffix)):  # *.rtx.engine is an *.engine too
         if str(path).rstrip("/\\").endswith(entry.suffix):
             return entry.load()
     endings = ", ".join(f"*{entry.suffix}" for entry in loaders)

@@ -93,10 +93,16 @@ def scheme_notes(engine: str, graph: Path) -> tuple[str, ...]:
     """
     from yolo_compress.host.export import onnx_metadata  # torch, which a session does not need
 
-    target = json.loads(onnx_metadata(graph).get("yolo_compress", "{}")).get("target", engine)
-    if target == engine:
+    scheme = "tensorrt" if engine == "tensorrt_rtx" else engine
+    target = json.loads(onnx_metadata(graph).get("yolo_compress", "{}")).get("target", scheme)
+    if target == scheme:
         return ()
-    remedy = f"yolo-compress quantize target={engine}"
+    remedy = f"yolo-compress quantize target={scheme}"
+    if scheme == "tensorrt":
+        raise UsageError(
+            f"'{graph}' was quantized for {target}, with zero points, which TensorRT does not take; quantize the float "
+            f"model again with: {remedy}"
+        )
     if engine == "openvino" and target == "tensorrt":  # seen with 2026.4: int8 codes do not survive a Concat
         raise UsageError(
             f"'{graph}' was quantized for tensorrt, with signed activations that OpenVINO computes wrongly on CPUs; "

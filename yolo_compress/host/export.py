@@ -16,15 +16,24 @@ from yolo_compress.host.ultralytics import YAML, YOLO
 NATIVE_FORMATS = {"onnx": ".onnx", "openvino": "_openvino_model"}
 
 
-def export_onnx(checkpoint: Path, out: Path, *, imgsz: int, dynamic: bool = False) -> Path:
+def export_onnx(checkpoint: Path, out: Path, *, imgsz: int, free_batch: bool = False) -> Path:
     """Export a checkpoint to float32 ONNX with folded BatchNorm, simplified, carrying Ultralytics' metadata.
+
+    Args:
+        checkpoint: A .pt file.
+        out: The .onnx file to write.
+        imgsz: Side of the square input in pixels.
+        free_batch: Let the graph take any number of images, else one at a time.
 
     Raises:
         MissingDependency: onnx, onnxruntime or onnxslim is not installed.
         EngineError: The exporter failed.
         OutputError: `out` cannot be written.
     """
-    return _export(checkpoint, out, format="onnx", imgsz=imgsz, dynamic=dynamic, simplify=True)
+    made = _export(checkpoint, out, format="onnx", imgsz=imgsz, dynamic=free_batch, simplify=True)
+    if free_batch:
+        _fix_size(made, imgsz)
+    return made
 
 
 def export_native(
@@ -89,6 +98,22 @@ def class_names(metadata: dict[str, Any]) -> tuple[str, ...]:
     if isinstance(found, str):
         found = ast.literal_eval(found)
     return tuple(str(found[key]) for key in sorted(found)) if isinstance(found, dict) else tuple(found or ())
+
+
+def _fix_size(path: Path, imgsz: int) -> None:
+    """Give a graph that takes images of any size one size: what was computed from it becomes constants again."""
+    onnx = require("onnx", extra="onnx", purpose="ONNX exports")
+    onnxslim = require("onnxslim", extra="onnx", purpose="ONNX exports")
+    model = onnx.load(str(path))
+    for axis in model.graph.input[0].type.tensor_type.shape.dim[2:]:
+        axis.dim_value = imgsz
+    del model.graph.value_info[:]  # shapes of before
+    metadata = list(model.metadata_props)
+    slim = onnxslim.slim(model)
+    del slim.metadata_props[:]
+    slim.metadata_props.extend(metadata)
+    with atomic_path(path) as temporary:
+        onnx.save(slim, str(temporary))
 
 
 def _export(checkpoint: Path, out: Path, *, format: str, imgsz: int, **options: Any) -> Path:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from yolo_compress.quantize.from_cache import quantize_from_cache
 from yolo_compress.quantize.learned import Learned, quantize_learned
 from yolo_compress.quantize.ptq import quantize_onnx
 from yolo_compress.quantize.ranges import RANGES
@@ -10,6 +11,7 @@ from yolo_compress.quantize.result import LayerRow, QuantizeResult
 from yolo_compress.quantize.rounding import ROUNDINGS
 from yolo_compress.quantize.scheme import SCHEMES
 from yolo_compress.quantize.sensitivity import QuantizeSensitivityRow, onnx_sensitivity
+from yolo_compress.quantize.to_cache import Stripped, strip_quantizers
 
 __all__ = (
     "RANGES",
@@ -19,7 +21,10 @@ __all__ = (
     "Learned",
     "QuantizeResult",
     "QuantizeSensitivityRow",
+    "Stripped",
     "onnx_sensitivity",
+    "quantize_from_cache",
     "quantize_learned",
     "quantize_onnx",
+    "strip_quantizers",
 )

@@ -20,7 +20,7 @@ from yolo_compress.host.export import export_onnx
 from yolo_compress.host.trainer import CompressTrainer, Narrowing
 from yolo_compress.host.ultralytics import LOGGER, RANK, unwrap_model
 from yolo_compress.quantize.choice import choose_ranges
-from yolo_compress.quantize.emulation import CHILD, Quantizers, aside, current, install
+from yolo_compress.quantize.emulation import CHILD, Quantizers, aside, current, hold_statistics, install
 from yolo_compress.quantize.graph import nearest_parameters
 from yolo_compress.quantize.learned import FACT, Learned
 from yolo_compress.quantize.placement import Wiring, place
@@ -67,12 +67,14 @@ class QuantizationAware:
         trainer.add_callback("on_train_end", self._tell)
 
     def before_batch(self, batch: Mapping[str, Any]) -> None:
-        """Hold scales where they are in the last epochs."""
+        """Hold scales and the statistics of BatchNorm where they are in the last epochs."""
         trainer = self._trainer
         assert trainer is not None
         learning = trainer.epoch < self.section.freeze * trainer.epochs
         for parameter in self.parameters():
             parameter.requires_grad_(learning)
+        if not learning or self.section.batchnorm == "frozen":
+            hold_statistics(unwrap_model(trainer.model))
 
     def parameters(self) -> list[nn.Parameter]:
         """Return the scales."""

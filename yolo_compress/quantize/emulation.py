@@ -1,8 +1,10 @@
 # Copyright (C) 2026 yolo_compress contributors. SPDX-License-Identifier: AGPL-3.0-or-later
 """A PyTorch model made to compute what its Q/DQ graph will, so that training sees it.
 
-Every `Conv` block gets a forward of its own, in which BatchNorm with its statistics as they are is folded into the
-weight, as in an exported model, and quantizers stand where the graph has them. Residual additions whose inputs the
+Every `Conv` block gets a forward of its own, in which BatchNorm is folded into the weight as in an exported model, and
+quantizers stand where the graph has them. While a BatchNorm module is training, its gain over its running deviation is
+taken back out of the output, which it then normalizes by the statistics of the batch (Krishnamoorthi 2018, section 3.2,
+without its correction factor). Residual additions whose inputs the
 graph quantizes are replaced in the same way. The quantizers are one child of the model, `quantizers`, so that devices,
 optimizers, averages and DDP find them; modules and their parameters stay what they are, and `remove` leaves no trace.
 """
@@ -27,6 +29,7 @@ from yolo_compress.quantize.sites import Site
 from yolo_compress.quantize.weights import WeightForm
 
 CHILD = "quantizers"
+SMALLEST_GAIN = 1e-6
 
 
 @dataclass(frozen=True)
@@ -112,12 +115,24 @@ def current(model: nn.Module, quantizers: Quantizers) -> Quantizers:
 
 def folded(block: Conv) -> tuple[torch.Tensor, torch.Tensor]:
     """Return weight and bias of a `Conv` block with its BatchNorm folded in, differentiable in what both consist of."""
-    conv, norm = block.conv, block.bn
-    gain = norm.weight / torch.sqrt(norm.running_var + norm.eps)
-    bias = norm.bias - norm.running_mean * gain
-    if conv.bias is not None:
-        bias = bias + conv.bias * gain
-    return conv.weight * gain[:, None, None, None], bias
+    gain = _gain(block.bn)
+    return block.conv.weight * gain[:, None, None, None], _bias(block, gain)
+
+
+def hold_statistics(model: nn.Module) -> None:
+    """Make every BatchNorm keep and use the statistics that it has, until the model is told to train again."""
+    for module in model.modules():
+        if type(module) in FOLDED:
+            module.bn.eval()
+
+
+def _gain(norm: nn.BatchNorm2d) -> torch.Tensor:
+    return norm.weight / torch.sqrt(norm.running_var + norm.eps)
+
+
+def _bias(block: Conv, gain: torch.Tensor) -> torch.Tensor:
+    bias = block.bn.bias - block.bn.running_mean * gain
+    return bias if block.conv.bias is None else bias + block.conv.bias * gain
 
 
 class _Forward:
@@ -137,11 +152,18 @@ class _Folded(_Forward):
         self.block, self.source, self.weight, self.output = block, source, weight, output
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        conv = self.block.conv
-        weight, bias = folded(self.block)
+        conv, norm = self.block.conv, self.block.bn
+        gain = _gain(norm)
+        if norm.training:  # where it is zero, it could not be taken back
+            gain = torch.where(gain.abs() < SMALLEST_GAIN, SMALLEST_GAIN, gain)
         x = x if self.source is None else self.source(x)
+        weight = conv.weight * gain[:, None, None, None]
         weight = weight if self.weight is None else self.weight(weight).to(weight.dtype)
+        bias = None if norm.training else _bias(self.block, gain)
         y = functional.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
+        if norm.training:
+            y = y / gain.to(y.dtype)[:, None, None]
+            y = norm(y if conv.bias is None else y + conv.bias.to(y.dtype)[:, None, None])
         return self.block.act(y if self.output is None else self.output(y))
 
 

@@ -67,6 +67,12 @@ class Histogram:
         counts = np.bincount(np.clip(numbers + half, 0, 2 * half), weights=self.counts, minlength=2 * half + 1)
         return counts.astype(np.int64), merged * self.width
 
+    def between(self, edges: np.ndarray) -> np.ndarray:
+        """Return counts between increasing edges (n + 1,) as whole numbers (n,); a bin that an edge cuts is shared."""
+        own = (self.first + np.arange(BINS + 1)) * self.width
+        below = np.interp(edges, own, np.concatenate([[0], np.cumsum(self.counts)]))
+        return np.diff(np.rint(below)).astype(np.int64)
+
     def _fit(self) -> None:
         """Widen and move the grid until it holds the limits."""
         if not self.width:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 FACT = "qat"  # among the facts of a model
 FORM = ("target", "keep", "weight_bits", "weight_group")  # options that training has settled
-SETTLED = (*FORM, "range", "rounding", "bias_correction", "max_drop")  # and what scales were begun with
+SETTLED = (*FORM, "range", "rounding", "bias_correction", "max_drop", "latency")  # and what scales were begun with
 
 
 @dataclass(frozen=True)

@@ -54,25 +54,61 @@ def fewest_in_float(
     Raises:
         GateNotMet: Not even all of them are enough.
     """
+    layers: list[str] = []
+
+    def most() -> int:
+        layers.extend(ranking())
+        return len(layers)
+
+    count, drops = first_that_holds(
+        lambda count: drop(layers[:count]),
+        most,
+        max_drop=max_drop,
+        words=lambda count: f"{count} layers in float",
+        progress=progress,
+    )
+    return Mixed(tuple(layers[:count]), drops)
+
+
+def first_that_holds(
+    drop: Callable[[int], float],
+    most: Callable[[], int],
+    *,
+    max_drop: float,
+    words: Callable[[int], str],
+    progress: Callable[[str], None] = lambda _: None,
+) -> tuple[int, dict[int, float]]:
+    """Find the first of ever more accurate choices that meets a drop; return its number and the drops measured.
+
+    Args:
+        drop: Returns the mAP50-95 points that a choice loses, by its number.
+        most: Returns the number of the last choice; asked only when the first one, 0, does not hold.
+        max_drop: Most points that may be lost.
+        words: Names a choice.
+        progress: Takes a line per measurement.
+
+    Raises:
+        GateNotMet: Not even the last one is enough.
+    """
     drops: dict[int, float] = {}
 
-    def holds(count: int, layers: Sequence[str]) -> bool:
-        drops[count] = drop(layers[:count])
-        progress(f"{count} layers in float: {drops[count]:.2f} points lost, at most {max_drop:g} allowed")
-        return drops[count] <= max_drop
+    def holds(number: int) -> bool:
+        drops[number] = drop(number)
+        progress(f"{words(number)}: {drops[number]:.2f} points lost, at most {max_drop:g} allowed")
+        return drops[number] <= max_drop
 
-    if holds(0, ()):
-        return Mixed((), drops)
-    layers = list(ranking())
-    low, high = 0, 1
-    while not holds(high, layers):
-        if high >= len(layers):
+    if holds(0):
+        return 0, drops
+    last = most()
+    low, high = 0, min(1, last)
+    while high == 0 or not holds(high):
+        if high == last:
             raise GateNotMet(
-                f"quantization costs {drops[high]:.2f} mAP50-95 points with all {high} layers in float, more than "
+                f"quantization costs {drops[high]:.2f} mAP50-95 points with all {words(high)}, more than "
                 f"max_drop={max_drop:g}; the images that were measured may be too few: allow more, or give more images"
             )
-        low, high = high, min(2 * high, len(layers))
+        low, high = high, min(2 * high, last)
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if holds(middle, layers) else (middle, high)
-    return Mixed(tuple(layers[:high]), drops)
+        low, high = (low, middle) if holds(middle) else (middle, high)
+    return high, drops

@@ -14,7 +14,7 @@ from yolo_compress.quantize.histogram import Histogram
 STEPS = 60  # candidates per side in each sweep of the mse search
 PERCENTILE = 99.99
 HALF_BINS = 2048  # per side, of the histogram that the entropy search looks at, as TensorRT has them
-LEVELS = 128  # per side of zero
+LEVELS = 128  # that absolute values are merged into, as TensorRT does; ONNX Runtime's default on both sides together
 SMALLEST_SHARE = 0.05  # of the observed range; a lone outlier can be twenty times what matters
 
 Function = Callable[[np.ndarray], np.ndarray]
@@ -76,26 +76,66 @@ def cut(counts: np.ndarray, share: float) -> int:
 def entropy(seen: Histogram, form: Form, through: Function | None = None) -> tuple[float, float]:
     """Return the range that keeps most of the distribution, by the Kullback-Leibler divergence of its quantized form.
 
-    An asymmetric range ends at the smallest value, where that lies nearer to zero.
+    Symmetric ranges are those of TensorRT's calibrator, of the absolute values in `HALF_BINS` bins up to the largest.
+    Others are those of ONNX Runtime's, in twice as many bins around zero, and end at the smallest value, where that
+    lies nearer to zero. The divergence jumps from candidate to candidate, so that another number of bins, or other
+    edges, give a range that is some ten per cent larger or smaller: neither may differ from the original.
     """
-    counts, width = seen.about_zero(HALF_BINS)
-    edge = (entropy_threshold(counts, LEVELS) + 0.5) * width
     peak = max(-seen.low, seen.high)
-    edge = min(edge, peak)
-    return (-edge, edge) if form.symmetric else (max(-edge, seen.low), min(edge, seen.high))
+    if not peak:
+        return 0.0, 0.0
+    if form.symmetric:
+        edges = np.linspace(0, peak, HALF_BINS + 1)
+        counts = seen.between(edges) + seen.between(-edges[::-1])[::-1]
+        edge = min((entropy_length(counts, LEVELS) + 0.5) * peak / HALF_BINS, peak)
+        return -edge, edge
+    edges = np.linspace(-peak, peak, 2 * HALF_BINS + 2)
+    edge = min(float(edges[HALF_BINS + 1 + entropy_threshold(seen.between(edges), LEVELS)]), peak)
+    return max(-edge, seen.low), min(edge, seen.high)
+
+
+def entropy_length(counts: np.ndarray, levels: int) -> int:
+    """Return how many bins of absolute values to keep.
+
+    For each candidate from `levels` on, P is the kept part, with what lies outside added to its last bin, and Q is the
+    kept part merged into `levels` of equal width, each spread evenly over those of its bins that hold something. The
+    candidate with the least `sum P log(P / Q)` wins; one whose last bin holds only what lies outside has no finite one.
+
+    Source: Migacz 2017, 8-bit Inference with TensorRT (GTC, session 7310).
+
+    Args:
+        counts: (bins,) whole numbers.
+        levels: How many the kept part is merged into.
+    """
+    total, best, found = counts.sum(), np.inf, len(counts)
+    below = np.concatenate([[0], np.cumsum(counts)])
+    filled = np.concatenate([[0], np.cumsum(counts > 0)])
+    for keep in range(levels, len(counts) + 1):
+        kept = counts[:keep]
+        if not kept[-1] and below[keep] < total:
+            continue
+        # bin k is of level floor(k * levels / keep), which begins at the first such k
+        ends = -(-np.arange(levels + 1) * keep // levels)
+        sizes = filled[ends[1:]] - filled[ends[:-1]]
+        density = (below[ends[1:]] - below[ends[:-1]]) / np.maximum(sizes, 1)
+        q = np.repeat(density, np.diff(ends))[kept > 0] / max(below[keep], 1)
+        p = kept[kept > 0].astype(np.float64)
+        p[-1:] += total - below[keep]
+        p /= total
+        divergence = float((p * np.log(p / q)).sum())
+        if divergence < best:
+            best, found = divergence, keep
+    return found
 
 
 def entropy_threshold(counts: np.ndarray, levels: int) -> int:
-    """Return how many bins on each side of the middle one to keep.
+    """Return how many bins on each side of the middle one to keep, as ONNX Runtime's calibrator chooses them.
 
-    For each candidate, P is the kept part, with what lies outside added to its ends, and Q is the kept part merged into
-    `levels`, each spread evenly again. The candidate with the least `sum P log(P / Q)` wins. Both are smoothed: every
-    empty bin takes 1e-4 from the others.
-
-    Source: Migacz 2017, 8-bit Inference with TensorRT (GTC, session 7310), on both sides of zero.
+    As `entropy_length`, on both sides of zero at once: what is left over when bins are merged counts for the last
+    level, and P and Q are smoothed, so that every empty bin takes 1e-4 from the others.
 
     Args:
-        counts: (2 * half + 1,) integers, bin `half` around zero.
+        counts: (2 * half + 1,) whole numbers, bin `half` around zero.
         levels: How many the kept part is merged into.
     """
     half = len(counts) // 2

@@ -2,12 +2,14 @@
 """Ranges chosen by what they do to the detections, for the tensors where that matters.
 
 The least squared error of a tensor is not the least change of what the detector says: in the first layers of a detector
-a few large values decide little, and the steps between small ones much. Each group of tensors is quantized alone, and
-where that moves the detections most, other ranges are tried in its place.
+a few large values decide little, and the steps between small ones much. Each group of tensors is quantized alone to see
+where that moves the detections most. There other ranges are tried, with everything else quantized as it stands by then,
+since errors of tensors add up or cancel: what is best for each alone need not be best together.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -59,37 +61,36 @@ def search(
     wanted = Asker(model, wiring, imgsz)(batches)
     start = {group: next(iter(found)) if len(found) == 1 else first for group, found in tried.items()}
     chosen = {group: (tried[group][name], name) for group, name in start.items()}
-    doubted = [group for group, found in tried.items() if len(found) > 1]
-    changes = {}
-    for group in doubted:
-        quantizer = tried[group][first]
-        changes[group] = _Alone(model, wiring, placement, group, quantizer, imgsz).change(quantizer, batches, wanted)
-    left = total = sum(changes.values())
-    for number, group in enumerate(sorted(doubted, key=changes.__getitem__, reverse=True), 1):
-        if left <= (1 - COVERED) * total:
-            break
-        left -= changes[group]
-        alone, best = _Alone(model, wiring, placement, group, tried[group][first], imgsz), changes[group]
+    quantizers = {group: quantizer for group, (quantizer, _) in chosen.items()}
+    alone = {}
+    for group in (group for group, found in tried.items() if len(found) > 1):
+        one = {group: quantizers[group]}
+        alone[group] = _Free(model, wiring, placement, one, imgsz).change(one, batches, wanted)
+    together = _Free(model, wiring, placement, quantizers, imgsz)
+    before = best = together.change(quantizers, batches, wanted)
+    for number, group in enumerate(_costly(alone), 1):
         for name, quantizer in _others(tried[group], first, form):
-            found = alone.change(quantizer, batches, wanted)
+            found = together.change({**quantizers, group: quantizer}, batches, wanted, limit=best)
             if found < best:
                 best, chosen[group] = found, (quantizer, name)
+        quantizers[group] = chosen[group][0]
         if progress:
             progress(
                 f"looking for ranges: {number}. {group.tensors[0]}: {chosen[group][1]}, detections move by {best:.3g} "
-                f"instead of {changes[group]:.3g}"
+                f"instead of {before:.3g}"
             )
-    before = {group: tried[group][name] for group, name in start.items()}
-    after = {group: quantizer for group, (quantizer, _) in chosen.items()}
-    ways = [
-        moved(wanted, Asker(insert(model, placement, quantizers, {}, int32_bias=False), wiring, imgsz)(batches))
-        for quantizers in (before, after)
-    ]
-    if progress:
-        progress(f"looking for ranges: all together, detections move by {ways[1]:.3g} instead of {ways[0]:.3g}")
-    if ways[1] >= ways[0]:  # what is best for each alone need not be best together
-        return {group: (tried[group][name], name) for group, name in start.items()}
     return chosen
+
+
+def _costly(changes: Mapping[Group, float]) -> list[Group]:
+    """Return the groups that make up most of the sum of changes, the largest first."""
+    found, left = [], COVERED * sum(changes.values())
+    for group in sorted(changes, key=changes.__getitem__, reverse=True):
+        if left <= 0:
+            break
+        found.append(group)
+        left -= changes[group]
+    return found
 
 
 def _others(found: Mapping[str, Affine], first: str, form: Form) -> list[tuple[str, Affine]]:
@@ -111,28 +112,53 @@ def _scaled(quantizer: Affine, share: float, form: Form) -> Affine:
     return form.quantizer(*((low, high * share) if high > -low else (low * share, high)))
 
 
-class _Alone:
-    """The float model with one group of tensors quantized, whose scale and zero point are inputs."""
+class _Free:
+    """The float model with some groups of tensors quantized, whose scales and zero points are inputs."""
 
     def __init__(
-        self, model: onnx.ModelProto, wiring: Wiring, placement: Placement, group: Group, like: Affine, imgsz: int
+        self,
+        model: onnx.ModelProto,
+        wiring: Wiring,
+        placement: Placement,
+        like: Mapping[Group, Affine],
+        imgsz: int,
     ) -> None:
-        """Prepare for quantizers whose codes are of the type of `like`."""
+        """Prepare for quantizers whose codes are of the types of `like`."""
         onnx = require("onnx", extra="onnx", purpose="quantization")
         kinds = onnx.TensorProto
-        reads = {read for read in placement.reads if wiring.nodes[read[0]].input[read[1]] in group.tensors}
-        made = insert(model, Placement((), (group,), frozenset(reads)), {group: like}, {}, int32_bias=False)
-        self.names = [Names.of(tensor) for tensor in sorted({wiring.nodes[i].input[j] for i, j in reads})]
-        free = {names.scale: kinds.FLOAT for names in self.names}
-        free |= {names.zero_point: kinds.INT8 if like.signed else kinds.UINT8 for names in self.names}
+        of_tensor = {tensor: group for group in like for tensor in group.tensors}
+        reads = {read for read in placement.reads if wiring.nodes[read[0]].input[read[1]] in of_tensor}
+        made = insert(model, Placement((), tuple(like), frozenset(reads)), like, {}, int32_bias=False)
+        self.names: dict[Group, list[Names]] = {group: [] for group in like}
+        free = {}
+        for tensor in sorted({wiring.nodes[index].input[position] for index, position in reads}):
+            group, names = of_tensor[tensor], Names.of(tensor)
+            self.names[group].append(names)
+            free[names.scale] = kinds.FLOAT
+            free[names.zero_point] = kinds.INT8 if like[group].signed else kinds.UINT8
         constants = [value for value in made.graph.initializer if value.name not in free]
         del made.graph.initializer[:]
         made.graph.initializer.extend(constants)
         made.graph.input.extend(onnx.helper.make_tensor_value_info(name, kind, ()) for name, kind in free.items())
         self.asker = Asker(made, wiring, imgsz)
 
-    def change(self, quantizer: Affine, batches: Sequence[np.ndarray], wanted: Answers) -> float:
-        """Return how far detections move with a quantizer."""
-        feeds = {names.scale: np.array(quantizer.scale, np.float32) for names in self.names}
-        feeds |= {names.zero_point: np.array(quantizer.zero_point, quantizer.dtype) for names in self.names}
-        return moved(wanted, self.asker(batches, feeds))
+    def change(
+        self,
+        quantizers: Mapping[Group, Affine],
+        batches: Sequence[np.ndarray],
+        wanted: Answers,
+        *,
+        limit: float = math.inf,
+    ) -> float:
+        """Return how far detections move with these quantizers, or infinity as soon as it is further than a limit."""
+        feeds = {}
+        for group, quantizer in quantizers.items():
+            for names in self.names[group]:
+                feeds[names.scale] = np.array(quantizer.scale, np.float32)
+                feeds[names.zero_point] = np.array(quantizer.zero_point, quantizer.dtype)
+        total = 0.0
+        for batch, exact in zip(batches, wanted, strict=True):
+            total += moved([exact], self.asker([batch], feeds)) / len(batches)
+            if total > limit:
+                return math.inf
+        return total

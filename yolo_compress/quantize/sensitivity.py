@@ -32,14 +32,18 @@ class QuantizeSensitivityRow:
         layer: Module name, such as `model.4.m.0.cv1`.
         output_change: Mean distance of the detections to those of the float model, by `bench.response.distance`.
         map_drop_points: mAP50-95 below the float model, None where it was not measured.
-        ms_saved: By the runtime's profiles of the float and of the whole quantized model, None without a runtime.
+        map50_95: Of the model with this layer alone quantized, a share, None where it was not measured.
+        ms_saved: By the runtime's profiles of the float and of the whole quantized model, None without a runtime and
+            for a layer that its profile does not name.
         change_per_saving: `map_drop_points`, or `output_change` without it, per millisecond where those are known, and
-            as it is otherwise; infinite where nothing is saved. What ranks: the higher, the better a layer to keep.
+            as it is otherwise; infinite where nothing is saved, and 0 for a layer that the profile does not name. What
+            ranks: the higher, the better a layer to keep.
     """
 
     layer: str
     output_change: float
     map_drop_points: float | None
+    map50_95: float | None
     ms_saved: float | None
     change_per_saving: float
 
@@ -52,7 +56,7 @@ def onnx_sensitivity(
     target: str = "openvino",
     range: str = "mse",
     compared: int = 16,
-    ms_saved: Callable[[Sequence[str]], Mapping[str, float]] | None = None,
+    ms_saved: Callable[[onnx.ModelProto, Placement], Mapping[str, float]] | None = None,
     accuracy: Callable[[onnx.ModelProto], float] | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> list[QuantizeSensitivityRow]:
@@ -65,7 +69,8 @@ def onnx_sensitivity(
         target: Runtime whose scheme is followed; see `SCHEMES`.
         range: How activation ranges are chosen; see `RANGES`.
         compared: Images, the first of them, that detections are compared on.
-        ms_saved: Returns the milliseconds that quantization saves in each layer, by its name.
+        ms_saved: Returns, for the float model and where quantizers go in it, the milliseconds that quantization saves
+            by layer; one that it leaves out comes last.
         accuracy: Returns mAP50-95 of a graph as a share.
         progress: Takes a line per layer.
 
@@ -81,7 +86,7 @@ def onnx_sensitivity(
     form = WeightForm(avoid_overflow=scheme.avoid_overflow)
     parameters = nearest_parameters(model, placement, quantizers, form, int32_bias=False)
     layers = [layer for layer in placement.layers if not layer.why]
-    times = None if ms_saved is None else ms_saved([layer.name for layer in layers])
+    times = None if ms_saved is None else ms_saved(model, placement)
     batches = list(image_batches(images[:compared], imgsz, batch=1))
     wanted = Asker(model, wiring, imgsz)(batches)
     dense = accuracy(model) if accuracy is not None else None
@@ -89,13 +94,19 @@ def onnx_sensitivity(
     for number, layer in enumerate(layers, 1):
         single = only(model, wiring, layer, quantizers, parameters)
         change = moved(wanted, Asker(single, wiring, imgsz)(batches))
-        drop = 100 * (dense - accuracy(single)) if accuracy is not None and dense is not None else None
-        saved = None if times is None else times[layer.name]
-        loss = change if drop is None else drop
-        rank = loss if saved is None else loss / saved if saved > 0 else float("inf")
-        rows.append(QuantizeSensitivityRow(layer.name, change, drop, saved, rank))
+        measured = accuracy(single) if accuracy is not None else None
+        drop = 100 * (dense - measured) if dense is not None and measured is not None else None
+        saved = None if times is None else times.get(layer.name)
+        rank = _rank(change if drop is None else drop, saved, timed=times is not None)
+        rows.append(QuantizeSensitivityRow(layer.name, change, drop, measured, saved, rank))
         progress(f"sensitivity: {layer.name}, {number} of {len(layers)}")
     return sorted(rows, key=lambda row: -row.change_per_saving)
+
+
+def _rank(loss: float, saved: float | None, *, timed: bool) -> float:
+    if saved is None:
+        return 0.0 if timed else loss
+    return loss / saved if saved > 0 else float("inf")
 
 
 def only(

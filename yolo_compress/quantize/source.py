@@ -1,5 +1,5 @@
 # Copyright (C) 2026 yolo_compress contributors. SPDX-License-Identifier: AGPL-3.0-or-later
-"""Reading the float ONNX that quantization begins with, and refusing what it cannot begin with."""
+"""Reading the ONNX that quantization begins with or has made, and refusing what it cannot begin with."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from yolo_compress.errors import DataError, UnsupportedModel, UsageError, requir
 if TYPE_CHECKING:
     import onnx
 
-QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "ConvInteger")
+PAIR = ("QuantizeLinear", "DequantizeLinear")
+FUSED = ("DynamicQuantizeLinear", "QLinearConv", "ConvInteger")
+QUANTIZED = (*PAIR, *FUSED)
 
 
 def read_float(path: Path) -> onnx.ModelProto:
@@ -22,15 +24,8 @@ def read_float(path: Path) -> onnx.ModelProto:
         UsageError: It is quantized already.
         UnsupportedModel: It is something else.
     """
+    model = _read(path)
     onnx = require("onnx", extra="onnx", purpose="quantization")
-    if not path.is_file():
-        raise DataError(f"'{path}' does not exist; export one with: yolo export format=onnx")
-    try:
-        model = onnx.load(str(path))
-        onnx.checker.check_model(model)
-    except Exception as error:  # protobuf and the checker have hierarchies of their own
-        reason = " ".join(str(error).split())[:200]
-        raise DataError(f"'{path}' is not a readable ONNX file ({reason}); export it again") from error
     kinds = {node.op_type for node in model.graph.node}
     task = next((item.value for item in model.metadata_props if item.key == "task"), None)
     opset = next((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), 0)
@@ -48,4 +43,36 @@ def read_float(path: Path) -> onnx.ModelProto:
         raise UnsupportedModel(f"'{path}' has unfolded BatchNorm layers; export it with: yolo export format=onnx")
     if opset < 13:
         raise UnsupportedModel(f"'{path}' uses opset {opset}, before weights had a scale per channel; export opset=17")
+    return model
+
+
+def read_quantized(path: Path) -> onnx.ModelProto:
+    """Read a graph whose quantizers are QuantizeLinear and DequantizeLinear nodes, from wherever it comes.
+
+    Raises:
+        DataError: There is no such file, or it cannot be read.
+        UsageError: It has no quantizers, or they are part of its operations.
+    """
+    model = _read(path)
+    kinds = {node.op_type for node in model.graph.node}
+    if fused := sorted(kinds.intersection(FUSED)):
+        raise UsageError(
+            f"'{path}' computes on codes in {fused[0]} nodes, in which quantizers and weights cannot be told apart; "
+            "quantize the float model into Q/DQ form: yolo-compress quantize model=FLOAT.onnx data=... target=tensorrt"
+        )
+    if not kinds.issuperset(PAIR):
+        raise UsageError(f"'{path}' holds no quantizers; run first: yolo-compress quantize model={path} data=...")
+    return model
+
+
+def _read(path: Path) -> onnx.ModelProto:
+    onnx = require("onnx", extra="onnx", purpose="quantization")
+    if not path.is_file():
+        raise DataError(f"'{path}' does not exist; export one with: yolo export format=onnx")
+    try:
+        model = onnx.load(str(path))
+        onnx.checker.check_model(model)
+    except Exception as error:  # protobuf and the checker have hierarchies of their own
+        reason = " ".join(str(error).split())[:200]
+        raise DataError(f"'{path}' is not a readable ONNX file ({reason}); export it again") from error
     return model

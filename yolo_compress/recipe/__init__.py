@@ -18,9 +18,10 @@ from pydantic_core import PydanticUndefined
 
 from yolo_compress.errors import RecipeError, suggest
 from yolo_compress.recipe.distill import DistillSection, Loss, LossOptions, TeacherOptions
-from yolo_compress.recipe.options import ENGINE_PRECISIONS, Section, option
+from yolo_compress.recipe.options import ENGINE_PRECISIONS, PROFILED, Section, option
 from yolo_compress.recipe.prune import PRUNE_TARGETS, ImportanceName, OutputTerm, PruneSection
 from yolo_compress.recipe.stages import (
+    CORRUPTION_NAMES,
     NATIVE_CANDIDATES,
     BenchSection,
     BuildSection,
@@ -30,10 +31,13 @@ from yolo_compress.recipe.stages import (
     Target,
     TrainSection,
 )
+from yolo_compress.recipe.tensorrt import TensorRtSection
 
 __all__ = (
+    "CORRUPTION_NAMES",
     "ENGINE_PRECISIONS",
     "NATIVE_CANDIDATES",
+    "PROFILED",
     "PRUNE_TARGETS",
     "BenchSection",
     "BuildSection",
@@ -49,6 +53,7 @@ __all__ = (
     "Recipe",
     "Section",
     "Target",
+    "TensorRtSection",
     "TrainSection",
     "flags",
     "from_flags",
@@ -58,6 +63,7 @@ __all__ = (
     "sections",
     "shipped",
     "validate",
+    "validate_section",
 )
 
 SCHEMA_VERSION = 1
@@ -76,6 +82,7 @@ class Recipe(Section):
     qat: QatSection | None = None
     quantize: QuantizeSection | None = None
     build: BuildSection | None = None
+    tensorrt: TensorRtSection | None = None
     bench: BenchSection | None = None
     gates: GateSection = GateSection()
 
@@ -115,7 +122,7 @@ class Recipe(Section):
                 "out while it trains; leave its layers out, or give schedule=one_shot"
             )
         if self.qat is not None and self.quantize is not None:
-            asked = {"rounding": "nearest", "bias_correction": False, "max_drop": None}
+            asked = {"rounding": "nearest", "bias_correction": False, "max_drop": None, "latency": None}
             idle = [name for name, plain in asked.items() if getattr(self.quantize, name) != plain]
             if idle:
                 raise ValueError(
@@ -131,6 +138,17 @@ class Recipe(Section):
         wants_int8 = self.build is not None and any(e.endswith(":int8") for e in self.build.engines)
         if wants_int8 and self.quantize is None:
             raise ValueError("an int8 engine is asked for without a 'quantize' section; add: quantize: {}")
+        built = self.build.engines if self.build is not None else ()
+        if self.tensorrt is not None and not any(engine.startswith("tensorrt") for engine in built):
+            raise ValueError(
+                "a 'tensorrt' section without such an engine would do nothing; add: build: {engines: [tensorrt:fp16]}"
+            )
+        quantized = [engine for engine in built if engine.startswith("tensorrt") and engine.endswith(":int8")]
+        if quantized and self.tensorrt is not None and self.tensorrt.dynamic_batch is not None:
+            raise ValueError(
+                f"{quantized[0]} is built from the graph that a recipe quantizes, which takes one image, and "
+                "dynamic_batch is given; leave it out, or build that engine alone with: yolo-compress build"
+            )
         return self
 
 
@@ -254,6 +272,20 @@ def validate(tree: Mapping[str, Any], *, source: str, names: Mapping[str, str] |
         return Recipe.model_validate(dict(tree))
     except ValidationError as error:
         lines = [_explain(item, names or {}) for item in error.errors()]
+        raise RecipeError(f"{source} cannot be used: " + "; ".join(lines)) from error
+
+
+def validate_section(name: str, options: Mapping[str, Any], *, source: str) -> Section:
+    """Build one section from plain data, for a command that needs no whole recipe.
+
+    Raises:
+        RecipeError: It does not validate; options are called as in the section.
+    """
+    names = {f"{name}.{flag.field}": flag.field for flag in section_options(name)}
+    try:
+        return sections()[name].model_validate(dict(options))
+    except ValidationError as error:
+        lines = [_explain({**item, "loc": (name, *item["loc"])}, names) for item in error.errors()]
         raise RecipeError(f"{source} cannot be used: " + "; ".join(lines)) from error
 
 

@@ -11,7 +11,10 @@ ENGINE_PRECISIONS = {
     "pytorch": ("fp32", "bf16"),
     "onnxruntime": ("fp32", "int8"),
     "openvino": ("fp32", "fp16", "bf16", "int8"),
+    "tensorrt": ("fp32", "fp16", "int8"),
+    "tensorrt_rtx": ("fp32", "fp16", "int8"),
 }
+PROFILED = ("onnxruntime", "openvino")  # runtimes that tell the time of each layer
 
 
 def option(default: Any, help: str, *, flag: str | None = None, **limits: Any) -> Any:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import field_validator, model_validator
 
 from yolo_compress.errors import suggest
-from yolo_compress.recipe.options import ENGINE_PRECISIONS, Names, Section, option, parts
+from yolo_compress.recipe.options import ENGINE_PRECISIONS, PROFILED, Names, Section, option, parts
 
 OutputTerm = Literal["confidence", "localisation", "discrimination"]
 ImportanceName = Literal[
@@ -151,7 +151,7 @@ class PruneSection(Section):
     @field_validator("target")
     @classmethod
     def _known_target(cls, value: str | None) -> str | None:
-        known = [f"{engine}:{p}" for engine, row in ENGINE_PRECISIONS.items() if engine != "pytorch" for p in row]
+        known = [f"{engine}:{precision}" for engine in PROFILED for precision in ENGINE_PRECISIONS[engine]]
         if value is not None and value not in known:
             raise ValueError(f"'{value}' is not an engine and precision; {suggest(value, known)}")
         return value

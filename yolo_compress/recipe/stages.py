@@ -4,15 +4,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import field_validator
+from pydantic import BeforeValidator, field_validator, model_validator
 
 from yolo_compress.errors import suggest
-from yolo_compress.recipe.options import ENGINE_PRECISIONS, Names, Section, Setting, option
+from yolo_compress.recipe.options import ENGINE_PRECISIONS, Names, Section, Setting, option, parts
 
 Target = Literal["openvino", "onnxruntime", "tensorrt"]
+CORRUPTION_GROUPS = {
+    "noise": ("gaussian_noise", "shot_noise"),
+    "blur": ("defocus_blur", "motion_blur"),
+    "light": ("brightness", "contrast"),
+    "jpeg": ("jpeg",),
+    "haze": ("haze",),
+}
+CORRUPTION_NAMES = tuple(name for group in CORRUPTION_GROUPS.values() for name in group)
 NATIVE_CANDIDATES = ("native:fp32", "native:int8", "native:onnx-fp32", "native:onnx-int8")
+
+
+def _several(value: Any) -> Any:
+    return (value,) if isinstance(value, int) and not isinstance(value, bool) else parts(value)
+
+
+Severities = Annotated[tuple[int, ...], BeforeValidator(_several)]
 
 
 class TrainSection(Section):
@@ -68,6 +83,19 @@ class QuantizeSection(Section):
         flag="quantize_max_drop",
         gt=0,
     )
+    latency: float | None = option(
+        None,
+        "Time that the model may take, as a share of the float model's on `target`, in (0, 1); as far as that allows, "
+        "layers go back to float, those that cost most for the time that INT8 saves in them.",
+        flag="quantize_latency",
+        gt=0,
+        lt=1,
+    )
+    timed: bool = option(
+        False,
+        "With max_drop: give back what costs most for the time that INT8 was measured to save in it on `target`.",
+        flag="quantize_timed",
+    )
     bias_correction: bool = option(
         False, "Fit biases layer by layer, so that outputs stay what they were.", flag="quantize_bias_correction"
     )
@@ -77,12 +105,32 @@ class QuantizeSection(Section):
         flag="quantize_learned",
     )
 
+    @model_validator(mode="after")
+    def _timed_for_something(self) -> QuantizeSection:
+        if self.timed and self.max_drop is None and self.latency is None:
+            raise ValueError(
+                "timed says how layers are chosen that go back to float, and without max_drop or latency none do; give "
+                "max_drop=0.3 (as a flag: quantize_max_drop=0.3), or leave timed out"
+            )
+        return self
+
 
 class QatSection(Section):
     """Quantization-aware training, in the form that the quantize section describes."""
 
     precision: Literal["int8"] = option("int8", "Precision of activations; weights have weight_bits.", flag="qat")
-    freeze: float = option(1.0, "Share of the run after which scales stay as they are.", flag="qat_freeze", ge=0, le=1)
+    freeze: float = option(
+        1.0,
+        "Share of the run after which scales and BatchNorm statistics stay as they are.",
+        flag="qat_freeze",
+        ge=0,
+        le=1,
+    )
+    batchnorm: Literal["batch", "frozen"] = option(
+        "batch",
+        "What BatchNorm normalizes by in training: the batch, as in float training, or the statistics it came with.",
+        flag="qat_batchnorm",
+    )
 
 
 class BuildSection(Section):
@@ -110,6 +158,54 @@ class BenchSection(Section):
     warmup: int = option(10, "Rounds that are not counted.", flag="bench_warmup", ge=0)
     threads: int | None = option(None, "Threads of each runtime; all cores when not given.", flag="bench_threads", ge=1)
     images: int | None = option(None, "Validation images to use; all when not given.", flag="bench_images", ge=1)
+    power: bool = option(
+        False, "Measure energy as well, where the machine has a sensor that can be read.", flag="bench_power"
+    )
+    power_seconds: float = option(
+        30.0, "Seconds that each candidate runs for its energy.", flag="bench_power_seconds", ge=1
+    )
+    robustness: bool = option(
+        False, "Measure accuracy on corrupted images as well, under all corruptions.", flag="bench_robustness"
+    )
+    corruptions: Names = option(
+        (), "Only these corruptions, or groups: noise, blur, light, jpeg, haze.", flag="bench_corruptions"
+    )
+    severities: Severities = option(
+        (1, 3, 5), "Severities of each corruption, from 1 to 5; more of them take longer.", flag="bench_severities"
+    )
+    robustness_images: int = option(
+        100, "Validation images to corrupt, evenly spaced over those used.", flag="bench_robustness_images", ge=1
+    )
+
+    @property
+    def corrupted(self) -> tuple[str, ...]:
+        """Return the corruptions to measure under: those named, all of them with `robustness` alone, or none."""
+        return self.corruptions or (CORRUPTION_NAMES if self.robustness else ())
+
+    @field_validator("corruptions")
+    @classmethod
+    def _corruptions(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        names: list[str] = []
+        for name in value:
+            if name not in CORRUPTION_GROUPS and name not in CORRUPTION_NAMES:
+                known = dict.fromkeys((*CORRUPTION_GROUPS, *CORRUPTION_NAMES))
+                raise ValueError(f"'{name}' is not a corruption; {suggest(name, known)}")
+            names += CORRUPTION_GROUPS.get(name, (name,))
+        return tuple(dict.fromkeys(names))
+
+    @field_validator("severities")
+    @classmethod
+    def _severities(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if not value or not all(1 <= severity <= 5 for severity in value):
+            raise ValueError(f"{','.join(map(str, value)) or 'nothing'} are not severities; give some of 1,2,3,4,5")
+        return tuple(sorted(set(value)))
+
+    @model_validator(mode="after")
+    def _corrupted(self) -> BenchSection:
+        for name in ("severities", "robustness_images"):
+            if not self.corrupted and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} is of corrupted images, and none are asked for; add robustness=True")
+        return self
 
     @field_validator("candidates")
     @classmethod

@@ -54,11 +54,20 @@ def number(value: Any, digits: int = 1, *, scale: float = 1.0) -> str:
     return f"{value * scale:.{digits}f}"
 
 
+def difference(row: Row) -> str:
+    """Show the points of mAP50-95 to the first candidate, with their interval."""
+    value, interval = row.get("map50_95_difference"), row.get("map50_95_difference_interval")
+    if value is None:
+        return ABSENT
+    return f"{100 * value:+.2f}" + (f" [{100 * interval[0]:+.2f}, {100 * interval[1]:+.2f}]" if interval else "")
+
+
 COLUMNS = (
     Column("Candidate", lambda row: str(row.get("label", ABSENT)), word=True),
     Column("Engine", lambda row: " ".join(str(row[key]) for key in ("engine", "precision") if row.get(key)), word=True),
     Column("mAP50-95", lambda row: number(row.get("map50_95"), 2, scale=100)),
     Column("mAP50", lambda row: number(row.get("map50"), 2, scale=100)),
+    Column("mAP50-95 to first", difference),
     Column("Latency p50 (ms)", lambda row: number(row.get("latency_ms_p50"), 2) + ("*" if row.get("noisy") else "")),
     Column("Mean (ms)", lambda row: number(row.get("latency_ms_mean"), 2)),
     Column("p95 (ms)", lambda row: number(row.get("latency_ms_p95"), 2)),
@@ -70,6 +79,37 @@ COLUMNS = (
     Column("GFLOPs", lambda row: number(row.get("gflops"), 2)),
     Column("Peak memory (MB)", lambda row: number(row.get("peak_memory_mb"), 0)),
     Column("Status", lambda row: str(row.get("status", ABSENT)), word=True),
+)
+
+
+def _metered(key: str, digits: int, scale: float = 1.0) -> Callable[[Row], str]:
+    return lambda row: number(_energy(row).get(key), digits, scale=scale)
+
+
+def _energy(row: Row) -> Mapping[str, Any]:
+    energy = row.get("energy")
+    return energy if isinstance(energy, Mapping) else {}
+
+
+def _throttled(row: Row) -> str:
+    energy = _energy(row)
+    if not energy:
+        return ABSENT
+    return "yes" if energy.get("throttled") else "none seen" if energy.get("throttle_watched") else "not watched"
+
+
+ENERGY_COLUMNS = (
+    Column("Candidate", lambda row: str(row.get("label", ABSENT)), word=True),
+    Column("Net (mJ/image)", _metered("net_j_per_image", 2, 1e3)),
+    Column("Gross (mJ/image)", _metered("gross_j_per_image", 2, 1e3)),
+    Column("Mean power (W)", _metered("mean_w", 2)),
+    Column("Idle power (W)", _metered("idle_w", 2)),
+    Column("Seconds", _metered("seconds", 1)),
+    Column("Images", _metered("images", 0)),
+    Column("Sensor", lambda row: str(_energy(row).get("sensor", "unavailable")), word=True),
+    Column("Measures", lambda row: str(_energy(row).get("measures", ABSENT)), word=True),
+    Column("Readings/s", _metered("rate_hz", 1)),
+    Column("Throttled", _throttled, word=True),
 )
 
 
@@ -121,6 +161,8 @@ def notes(bench: Mapping[str, Any], run: Mapping[str, Any] | None) -> list[str]:
                 f"{row['label']}: its latency is marked *, since the quartiles lie {100 * row['latency_spread']:.0f} % "
                 "of the median apart; the machine was not quiet. Trust the paired ratio more than the milliseconds."
             )
+        found += [f"{row['label']}: slowed down: {sign}." for sign in _energy(row).get("throttled") or ()]
+        found += [f"{row['label']}: {warning}." for warning in (row.get("gpu") or {}).get("warnings") or ()]
         kept = (row.get("describe") or {}).get("notes") or ()
         found += [f"{row['label']}: {note}" for note in (*(row.get("notes") or ()), *kept)]
     found += [str(note) for note in bench.get("notes") or ()]
@@ -192,6 +234,40 @@ def confidence_table(bench: Mapping[str, Any]) -> Table | None:
     return Table(("Candidate", "Best score limit", "Shift", "F1 there", "Calibration error"), lines)
 
 
+def energy_table(bench: Mapping[str, Any]) -> Table | None:
+    """Return what each candidate takes, or None where nobody asked; where there is no reading, a note says why."""
+    asked = [row for row in bench["rows"] if row.get("energy") is not None]
+    if not asked:
+        return None
+    return Table(
+        tuple(column.title for column in ENERGY_COLUMNS),
+        tuple(tuple(column.show(row) for column in ENERGY_COLUMNS) for row in asked),
+        frozenset(index for index, column in enumerate(ENERGY_COLUMNS) if column.word),
+    )
+
+
+def gpu_table(bench: Mapping[str, Any]) -> Table | None:
+    """Return what the parts of a query took on a GPU, or None where none was used."""
+    rows = [(row, row["gpu"]) for row in bench["rows"] if row.get("gpu")]
+    if not rows:
+        return None
+    header = ("Candidate", "Compute p50 (ms)", "p95 (ms)", "p99 (ms)", "Variation (%)", "Enqueue p50 (ms)")
+    header += ("Upload p50 (ms)", "Download p50 (ms)", "Sum p50 (ms)", "Queued images/s", "Queries", "CUDA graph")
+    lines = tuple(
+        (
+            str(row["label"]),
+            *(number(gpu["compute"].get(key), 3) for key in ("median_ms", "p95_ms", "p99_ms")),
+            number(gpu["compute"].get("variation"), 1, scale=100),
+            *(number(gpu[part].get("median_ms"), 3) for part in ("enqueue", "upload", "download", "latency")),
+            number(gpu.get("queued_images_per_s")),
+            str(gpu.get("queries", ABSENT)),
+            "yes" if gpu.get("graph") else "no",
+        )
+        for row, gpu in rows
+    )
+    return Table(header, lines, frozenset({0, 11}))
+
+
 def classes_table(bench: Mapping[str, Any]) -> Table | None:
     """Return mAP50-95 per class and candidate, the largest loss against the first candidate at the top, or None."""
     rows = bench["rows"]
@@ -244,12 +320,42 @@ def method(bench: Mapping[str, Any]) -> list[str]:
         f"candidate, {bench['rows'][0]['label']}; its median and quartiles are shown.",
         f"Not part of a latency: preparing an image ({number(bench.get('preprocess_ms_p50'), 2)} ms, median) and "
         f"post-processing at a score above {known['postprocess_conf']} ({post}).",
+        *_gpu_method(bench),
         "Images/s: one candidate at a time fed without a pause, median of three alternating blocks.",
         "Peak memory: the most that a fresh process held which loaded the file and ran it five times, Python included.",
+        *_energy_method(bench),
         "A candidate is refused a latency when its output is not finite, when it detects nothing, or when its mAP50-95 "
         f"is below {known['min_accuracy_share']} of the best float candidate of the same weights.",
         f"Threads: {threads}.",
     ]
+
+
+def _energy_method(bench: Mapping[str, Any]) -> list[str]:
+    measured = next((_energy(row) for row in bench["rows"] if _energy(row)), None)
+    if measured is None:
+        return []
+    period = measured.get("sensor_period_s")
+    every = "it does not tell how often it has a new value" if period is None else f"a new value every {period:g} s"
+    settings = {key: value for key, value in (measured.get("settings") or {}).items() if value not in ("", None)}
+    return [
+        "Energy: after the timed rounds, one candidate at a time, batch 1 without a pause; a thread reads the sensor, "
+        "power is integrated by the trapezium rule (a counter of energy is subtracted). Net is gross less idle power "
+        f"times the duration; idle power is the mean of {number(measured.get('idle_seconds'))} s before. Sensor: "
+        f"{measured.get('sensor', ABSENT)}, {every} ({_plain(settings)})."
+    ]
+
+
+def _gpu_method(bench: Mapping[str, Any]) -> tuple[str, ...]:
+    gpu = next((row["gpu"] for row in bench["rows"] if row.get("gpu")), None)
+    if gpu is None:
+        return ()
+    return (
+        f"GPU times: one query at a time on one stream, each waited for, over {number(gpu.get('duration_s'))} s after "
+        f"{number(gpu.get('warmup_ms'), 0)} ms of warm-up. Compute and copies by events on the device, enqueue by the "
+        "host's clock; the sum of upload, compute and download leaves out preparing and post-processing. Queued "
+        "images/s: queries queued without waiting and without copies. Candidates follow each other here, so the paired "
+        "ratio says more about which one is faster.",
+    )
 
 
 def _plain(value: Any) -> str:

@@ -9,7 +9,7 @@ from importlib import resources
 from typing import Any
 
 from yolo_compress.errors import require
-from yolo_compress.report import content
+from yolo_compress.report import content, evidence
 
 TEMPLATE = "page.html.j2"
 
@@ -32,6 +32,7 @@ def page(bench: Mapping[str, Any], run: Mapping[str, Any] | None, png: bytes) ->
         date=bench.get("date", content.ABSENT),
         summary=content.summary(bench),
         candidates=content.candidates_table(bench),
+        undecided=evidence.undecided(bench),
         refused=[row.get("status") == "refused" for row in bench["rows"]],
         picture=base64.b64encode(png).decode("ascii"),
         picture_text=_picture_text(bench),
@@ -40,8 +41,13 @@ def page(bench: Mapping[str, Any], run: Mapping[str, Any] | None, png: bytes) ->
         run_status=(run or {}).get("status"),
         layers=content.layer_tables(run),
         classes=content.classes_table(bench),
+        gpu=content.gpu_table(bench),
         confidence=content.confidence_table(bench),
-        method=content.method(bench),
+        sizes=evidence.sizes_table(bench),
+        errors=evidence.errors_table(bench),
+        robustness=evidence.robustness_table(bench),
+        method=[*content.method(bench), *evidence.how(bench)],
+        energy=content.energy_table(bench),
         environment=content.environment(bench, run),
     )
 

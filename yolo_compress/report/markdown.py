@@ -6,17 +6,33 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from yolo_compress.report import content
+from yolo_compress.report import content, evidence
 from yolo_compress.report.content import Table
 
 
 def document(bench: Mapping[str, Any], run: Mapping[str, Any] | None = None) -> str:
     """Return the whole report; it refers to `pareto.png` beside it."""
     parts = ["# Compression report", content.summary(bench), table(content.candidates_table(bench))]
+    undecided = evidence.undecided(bench)
+    if undecided:
+        parts.append(_items(undecided))
     parts.append("![mAP50-95 against latency](pareto.png)")
+    gpu = content.gpu_table(bench)
+    if gpu:
+        parts += ["## GPU", table(gpu)]
     confidence = content.confidence_table(bench)
     if confidence:
         parts += ["## Scores", table(confidence)]
+    for title, shown in (
+        ("Sizes", evidence.sizes_table(bench)),
+        ("Errors", evidence.errors_table(bench)),
+        ("Robustness", evidence.robustness_table(bench)),
+    ):
+        if shown:
+            parts += [f"## {title}", table(shown)]
+    energy = content.energy_table(bench)
+    if energy:
+        parts += ["## Energy", table(energy)]
     notes = content.notes(bench, run)
     if notes:
         parts += ["## Notes", _items(notes)]
@@ -25,7 +41,7 @@ def document(bench: Mapping[str, Any], run: Mapping[str, Any] | None = None) -> 
         parts += ["## Stages", table(stages)]
     for stage, layers in content.layer_tables(run):
         parts += [f"## Layers: {_escape(stage)}", table(layers)]
-    parts += ["## How it was measured", _items(content.method(bench))]
+    parts += ["## How it was measured", _items([*content.method(bench), *evidence.how(bench)])]
     parts += ["## Machine and versions", table(content.environment(bench, run))]
     return "\n\n".join(parts) + "\n"
 

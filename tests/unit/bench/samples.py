@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from yolo_compress.bench.result import BenchResult, BenchRow
+from yolo_compress.bench.result import BenchResult, BenchRow, Energy
 
 
 def row(label, **changes) -> BenchRow:
@@ -40,6 +40,32 @@ def row(label, **changes) -> BenchRow:
         "describe": {"precision": "fp32", "threads": 2},
     }
     return BenchRow(**{**given, **changes})
+
+
+def energy(**changes) -> Energy:
+    """Return a complete measurement of energy."""
+    given = {
+        "sensor": "rails",
+        "measures": "VDD_IN, the module input",
+        "seconds": 30.02,
+        "images": 3002,
+        "gross_j": 300.2,
+        "net_j": 150.1,
+        "gross_j_per_image": 0.1,
+        "net_j_per_image": 0.05,
+        "mean_w": 10.0,
+        "idle_w": 5.0,
+        "idle_seconds": 10.0,
+        "samples": 600,
+        "failed_reads": 0,
+        "rate_hz": 19.98,
+        "sensor_period_s": 0.036,
+        "long_enough": True,
+        "throttled": ("over-current event of oc3 counted 2 times",),
+        "throttle_watched": ("over-current event",),
+        "settings": {"samples_averaged": "16"},
+    }
+    return Energy(**{**given, **changes})
 
 
 def refused(label, reason="nothing is detected on any image") -> BenchRow:

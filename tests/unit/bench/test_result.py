@@ -8,7 +8,7 @@ import json
 
 import pytest
 
-from tests.unit.bench.samples import result, row
+from tests.unit.bench.samples import energy, result, row
 from yolo_compress.bench import BenchResult
 from yolo_compress.bench.result import STAT_NAMES, finite_or_none
 from yolo_compress.errors import DataError, UsageError
@@ -18,6 +18,13 @@ def test_a_result_survives_json():
     given = result(row("a"), row("b", latency_ratio_p50=None, latency_ratio_spread=None))
     assert BenchResult.from_json(given.to_json()) == given
     assert given.to_dict()["schema_version"] == 1
+
+
+def test_energies_survive_json_as_numbers_and_as_reasons():
+    given = result(row("a", energy=energy()), row("b", energy="unavailable: no sensor"))
+    read = BenchResult.from_json(given.to_json())
+    assert read == given
+    assert read.rows[0].energy.throttled == ("over-current event of oc3 counted 2 times",)
 
 
 def test_a_result_is_written_whole(tmp_path):

@@ -5,26 +5,35 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from yolo_compress.bench import BenchResult, Candidate, run, run_bench
+from yolo_compress.bench.gpu_latency import GpuLatency, Spread
 from yolo_compress.bench.memory import Memory
+from yolo_compress.bench.robustness import Conditions
 from yolo_compress.errors import DataError, EngineError, UsageError
 from yolo_compress.host.data import labels_for, read_data
 
 MEMORY = Memory(20, 80, 123.5)
+SPREAD = Spread(4.0, 4.1, 3.9, 5.0, 0.01, 4.5, None, None)
+GPU = GpuLatency(
+    90, 7, 3.0, 1, True, *[SPREAD] * 5, 240.0, (4.0, 4.1), ("unstable",), "unavailable: x", "unavailable: x"
+)
 IMGSZ = 64  # of the square test images, so that letterboxing changes nothing
 
 
 class FakeSession:
     """Knows the images by their content and answers with their labels, slowly or wrongly if told to."""
 
-    def __init__(self, answers, *, sleep=0.001, mode="right", precision="fp32", most=1):
+    def __init__(self, answers, *, sleep=0.001, mode="right", precision="fp32", most=1, timed=False):
         self.answers, self.sleep, self.mode, self.precision, self.most = answers, sleep, mode, precision, most
         self.calls, self.closed = 0, False
+        if timed:  # as a session on a GPU
+            self.timed_infer = self.queued_infer = self.infer
 
     def infer(self, images):
         assert not self.closed
@@ -117,6 +126,23 @@ def test_a_benchmark_measures_everything(bench, data):
     assert BenchResult.from_json(result.to_json()) == result
 
 
+def test_a_session_on_a_gpu_tells_more(bench, monkeypatch):
+    asked = []
+
+    def measure(session, inputs):
+        asked.append((session, len(inputs), inputs[0].shape))
+        return GPU
+
+    monkeypatch.setattr(run.gpu_latency, "measure", measure)
+    lines = []
+    result = bench({"cpu": {}, "gpu": {"timed": True}, "broken": {"timed": True, "mode": "nan"}}, progress=lines.append)
+    assert [row.gpu for row in result.rows] == [None, GPU, None]
+    assert asked == [(bench.sessions["gpu"], 4, (1, 3, IMGSZ, IMGSZ))]
+    assert "bench: GPU time of gpu" in lines
+    assert result.rows[1].latency_ratio_p50 > 0  # beside what every candidate gets
+    assert BenchResult.from_json(result.to_json()) == result
+
+
 def test_accuracy_and_latency_come_from_the_same_session(bench):
     bench({"a": {}, "b": {}}, rounds=8, warmup=2, threads=3, device="cpu")
     assert bench.engine.loads == [("a", "cpu", 3), ("b", "cpu", 3)]
@@ -159,6 +185,41 @@ def test_when_all_are_broken_nothing_is_timed(bench):
     assert result.preprocess_ms_p50 is None
 
 
+def test_accuracy_comes_with_its_interval_and_its_errors(bench):
+    result = bench({"good": {}, "wrong": {"mode": "wrong"}, "again": {}})
+    good, wrong, again = result.rows
+    assert good.map50_95_difference is None
+    assert wrong.map50_95_difference == pytest.approx(-1)
+    assert wrong.map50_95_difference_interval == pytest.approx((-1, -1))
+    assert wrong.map50_95_difference_below_zero == 1
+    assert (again.map50_95_difference, again.map50_95_difference_interval) == (0, (0, 0))
+    assert good.error_gains == pytest.approx((0,) * 6)
+    assert good.error_counts == (0,) * 6
+    assert wrong.error_gains[1] == pytest.approx(1)  # every box has the wrong class and nothing else is wrong
+    assert wrong.error_counts == (0, 8, 0, 0, 0, 0)
+    assert result.settings["bootstrap_resamples"] == 1000
+
+
+def test_robustness_is_measured_where_it_is_asked_for(bench):
+    conditions = Conditions(("gaussian_noise", "jpeg"), (1, 3), 3)
+    result = bench({"good": {}, "broken": {"mode": "nan"}}, robustness=conditions)
+    good, broken = result.rows
+    assert good.clean_map50_95 == pytest.approx(1)
+    assert good.corruption_drops == (("gaussian_noise", 1.0), ("jpeg", 1.0))  # it knows images by their bytes
+    assert len(good.corrupted_map50_95) == 4
+    assert (broken.clean_map50_95, broken.corruption_drops) == (None, ())
+    assert bench.sessions["good"].calls >= 1 + 4 + 3 * 5
+    assert result.settings["robustness_images"] == 3
+    assert BenchResult.from_json(result.to_json()) == result
+
+
+def test_without_robustness_nothing_is_corrupted(bench, monkeypatch):
+    monkeypatch.setattr(run, "under_corruption", None)
+    result = bench({"good": {}})
+    assert (result.rows[0].clean_map50_95, result.rows[0].corrupted_map50_95) == (None, ())
+    assert "robustness_images" not in result.settings
+
+
 def test_a_larger_batch_is_measured_where_the_engine_takes_it(bench):
     fixed, dynamic = bench({"fixed": {}, "dynamic": {"most": 4, "sleep": 0.01}}, batch=4).rows
     assert dynamic.batch_throughput_images_per_s > dynamic.throughput_images_per_s
@@ -177,6 +238,30 @@ def test_sessions_are_closed_when_something_fails(bench, data):
     with pytest.raises(DataError, match=data.val[2].name):
         bench({"a": {}, "b": {}})
     assert all(session.closed for session in bench.sessions.values())
+
+
+def test_energy_is_measured_after_the_timed_rounds_and_only_when_asked(bench, monkeypatch):
+    asked = []
+
+    def measured(rows, infer, inputs, *, device, seconds, progress):
+        infer[0](inputs[0])  # the sessions are still open
+        asked.append((device, seconds, rows[0].latency_ms_p50 > 0, inputs[0].shape))
+        return [replace(row, energy="unavailable: played") for row in rows], ("energy unavailable: played",)
+
+    monkeypatch.setattr(run, "measure_energies", measured)
+    off = bench({"a": {}})
+    assert asked == []
+    assert off.rows[0].energy is None
+    assert not any(note.startswith("energy") for note in off.notes)
+    assert "power_seconds" not in off.settings
+    on = bench({"a": {}}, power=True, power_seconds=4)
+    assert asked == [("cpu", 4, True, (1, 3, IMGSZ, IMGSZ))]
+    assert on.rows[0].energy == "unavailable: played"
+    assert on.notes == (*off.notes, "energy unavailable: played")
+    assert on.settings["power_seconds"] == 4
+    for seconds in (0, -1, float("nan")):
+        with pytest.raises(UsageError, match="is no length of time; give 30 or more"):
+            bench({"a": {}}, power=True, power_seconds=seconds)
 
 
 def test_memory_that_cannot_be_read_leaves_a_note(bench):

@@ -15,12 +15,13 @@ import torch
 from tests.tiny import FAMILIES
 from yolo_compress.host import checkpoint
 from yolo_compress.host.data import image_batches
-from yolo_compress.quantize import SCHEMES, Learned, quantize_learned
+from yolo_compress.quantize import SCHEMES, Learned, emulation, quantize_learned
 from yolo_compress.quantize.attachment import QuantizationAware
 from yolo_compress.quantize.calibration import Runner
-from yolo_compress.quantize.emulation import CHILD, Quantizers, aside, current, install, remove
+from yolo_compress.quantize.emulation import CHILD, Quantizers, aside, current, hold_statistics, install, remove
 from yolo_compress.quantize.graph import Names
 from yolo_compress.quantize.placement import Wiring, place
+from yolo_compress.quantize.weights import WeightForm
 from yolo_compress.recipe import QatSection, QuantizeSection
 
 
@@ -49,6 +50,15 @@ def answers(model, images) -> np.ndarray:
     with torch.no_grad():
         found = model(torch.from_numpy(images))
     return (found[0] if isinstance(found, tuple) else found).numpy()
+
+
+def flat(found):
+    """Yield the tensors in what a model returns in training."""
+    if isinstance(found, torch.Tensor):
+        yield found
+    else:
+        for part in found.values() if isinstance(found, dict) else found:
+            yield from flat(part)
 
 
 def scores(found: np.ndarray, family: str) -> np.ndarray:
@@ -164,11 +174,40 @@ def test_a_start_survives_plain_data(begun):
     assert not any(name.startswith("model.2.") for name in start.weights)
 
 
-def test_statistics_of_batchnorm_stay_as_they_are_in_training(begun):
+def test_statistics_of_batchnorm_can_be_held_in_training(begun):
     model, start, _ = begun("yolov8n")
     install(model, start)
     before = {name: value.clone() for name, value in model.state_dict().items() if "running" in name}
     model.train()
+    hold_statistics(model)
     model(torch.rand(2, 3, 64, 64))
     assert before
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in before.items())
+    model.train()
+    model(torch.rand(2, 3, 64, 64))
+    assert not all(torch.equal(value, model.state_dict()[name]) for name, value in before.items())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_training_normalizes_as_stock_blocks_do(begun, family):
+    """All layers kept in float: what is left is BatchNorm, whose own module is the oracle."""
+    model, _, _ = begun(family)
+    blocks = [m for m in model.modules() if type(m) in emulation.FOLDED]
+    with torch.no_grad():
+        blocks[0].bn.weight[:2] = torch.tensor([0.0, -0.5])
+    twin = deepcopy(model).train()
+    install(model.train(), Quantizers({}, [], {}, WeightForm()))
+    x = torch.rand(2, 3, 64, 64)
+    ours, theirs = (list(flat(m(x))) for m in (model, twin))
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+    for values in (ours, theirs):
+        sum(value.square().mean() for value in values).backward()
+    remove(model)
+    for name, value in twin.state_dict().items():
+        torch.testing.assert_close(model.state_dict()[name], value, rtol=1e-4, atol=1e-5)
+    found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    wanted = {name: p.grad for name, p in twin.named_parameters() if p.grad is not None}
+    assert found.keys() == wanted.keys()
+    for name, gradient in wanted.items():
+        assert torch.dist(found[name], gradient) <= 1e-2 * gradient.norm() + 1e-6, name

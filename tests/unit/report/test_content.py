@@ -7,7 +7,7 @@ import dataclasses
 
 import pytest
 
-from tests.unit.bench.samples import refused, result, row
+from tests.unit.bench.samples import energy, refused, result, row
 from yolo_compress.report import content
 from yolo_compress.report.markdown import document, table
 
@@ -117,7 +117,8 @@ def test_units_are_those_of_the_header():
 
 def test_a_noisy_latency_is_marked_and_explained():
     bench = plain(row("a", noisy=True, latency_spread=0.31))
-    assert content.candidates_table(bench).rows[0][4] == "20.00*"
+    shown = content.candidates_table(bench)
+    assert shown.rows[0][shown.header.index("Latency p50 (ms)")] == "20.00*"
     assert "31 % of the median" in content.notes(bench, None)[0]
 
 
@@ -222,3 +223,51 @@ def test_scores_are_compared_with_the_first_candidate():
         ("b", "0.250", "-0.060", "0.470", "-"),
     )
     assert content.confidence_table({"rows": [{"label": "a"}]}) is None
+
+
+def test_energies_are_shown_with_what_was_measured_and_how_often():
+    bench = plain(row("a", energy=energy()), row("b", energy=energy(throttled=())), refused("c"))
+    shown = content.energy_table(bench)
+    lines = [dict(zip(shown.header, cells, strict=True)) for cells in shown.rows]
+    assert [line["Candidate"] for line in lines] == ["a", "b"]
+    assert lines[0] == {
+        "Candidate": "a",
+        "Net (mJ/image)": "50.00",
+        "Gross (mJ/image)": "100.00",
+        "Mean power (W)": "10.00",
+        "Idle power (W)": "5.00",
+        "Seconds": "30.0",
+        "Images": "3002",
+        "Sensor": "rails",
+        "Measures": "VDD_IN, the module input",
+        "Readings/s": "20.0",
+        "Throttled": "yes",
+    }
+    assert lines[1]["Throttled"] == "none seen"
+    assert shown.words == frozenset({0, 7, 8, 10})
+    assert "a: slowed down: over-current event of oc3 counted 2 times." in content.notes(bench, None)
+    (sentence,) = [line for line in content.method(bench) if line.startswith("Energy: ")]
+    assert "a new value every 0.036 s (samples averaged 16)" in sentence
+    assert "mean of 10.0 s before" in sentence
+    assert "## Energy" in document(bench)
+
+
+def test_where_throttling_could_not_be_watched_it_is_not_said_to_be_absent():
+    bench = plain(row("a", energy=energy(throttled=(), throttle_watched=(), sensor_period_s=None)))
+    assert content.energy_table(bench).rows[0][-1] == "not watched"
+    assert "it does not tell how often it has a new value" in " ".join(content.method(bench))
+
+
+def test_an_energy_that_could_not_be_measured_is_no_number():
+    reason = "unavailable: rails: no such chip; rapl: only root may read it"
+    bench = plain(row("a", energy=reason), notes=(f"energy {reason}",))
+    assert content.energy_table(bench).rows == (("a", *["-"] * 6, "unavailable", "-", "-", "-"),)
+    assert content.notes(bench, None) == [f"energy {reason}"]
+    assert not any(line.startswith("Energy: ") for line in content.method(bench))
+    assert reason in document(bench)
+
+
+def test_without_power_the_report_is_as_before():
+    bench = plain(row("a"))
+    assert content.energy_table(bench) is None
+    assert "nergy" not in document(bench)

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from tests.unit.bench.samples import refused, result, row
+from tests.unit.bench.samples import energy, refused, result, row
 from tests.unit.report.test_content import OURS, RUN
 from yolo_compress.errors import DataError, OutputError
 from yolo_compress.report import write_report
@@ -118,6 +118,15 @@ def test_the_page_has_both_themes_and_prints(bench):
     assert "@media print" in text
     light, dark = (set(re.findall(r"(--\w+):", part)) for part in text.split("prefers-color-scheme: dark")[:2])
     assert light <= dark  # every colour of the light theme has one in the dark
+
+
+def test_energies_and_their_reasons_stand_on_the_page():
+    reason = "unavailable: rapl: only root may read it"
+    rows = (row("a", energy=energy(measures="<VDD_IN>")), row("b", energy=reason))
+    text = "".join(read(page(result(*rows, notes=(f"energy {reason}",)).to_dict(), None, b"png")).text)
+    for part in ("Energy", "Net (mJ/image)", "50.00", "<VDD_IN>", "rails", "20.0", f"energy {reason}"):
+        assert part in text
+    assert "Net (mJ/image)" not in page(result(row("a")).to_dict(), None, b"png")
 
 
 def test_a_refused_candidate_is_told_in_words(bench):
