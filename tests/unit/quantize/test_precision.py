@@ -12,7 +12,7 @@ import pytest
 
 from yolo_compress import api, stages
 from yolo_compress.errors import GateNotMet, RecipeError, UsageError
-from yolo_compress.quantize import precision
+from yolo_compress.quantize import precision, timed
 from yolo_compress.quantize.placement import place
 from yolo_compress.quantize.precision import precision_map, worth
 from yolo_compress.quantize.result import LayerRow, QuantizeResult
@@ -179,6 +179,7 @@ def quantize(awake, graphs, tmp_path, monkeypatch):
     """
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(precision, "measure_savings", functools.partial(measure_savings, turns=1, rounds=1))
+    monkeypatch.setattr(timed, "TRIES", 1)
 
     def measure(self, graph):
         session = self.engine.load(self.build(graph), threads=1)
