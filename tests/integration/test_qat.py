@@ -205,7 +205,8 @@ def test_it_trains_together_with_pruning_and_a_teacher(make_checkpoint, settings
     ("flags", "message"),
     [
         ({"quantize_keep": "model.99"}, "keep=model.99 names no convolution"),
-        ({"quantize_rounding": "adaround"}, "rounding repairs what quantization without training costs"),
+        ({"quantize_rounding": "adaround"}, "rounding belongs to quantization without training"),
+        ({"quantize_latency": 0.7}, "latency belongs to quantization without training"),
         (
             {"prune_flops": 0.2, "prune_schedule": "iterative"},
             "qat and a pruning schedule would change",

@@ -106,9 +106,7 @@ def test_what_does_not_go_together_is_refused(options, error, message, tmp_path)
 def test_what_cannot_become_a_cache_is_refused_before_the_model_is_read(tmp_path):
     with pytest.raises(UsageError, match=r"trt_version=10\.3 is not a version of TensorRT"):
         api.cache("a.onnx", trt_version=10.3)
-    with pytest.raises(
-        UsageError, match="algorithm=Entropy is not known; (choose from|did you mean) EntropyCalibration2"
-    ):
+    with pytest.raises(UsageError, match=r"algorithm=Entropy is not known; .* EntropyCalibration2"):
         api.cache("a.onnx", trt_version="10.3.0", algorithm="Entropy")
     with pytest.raises(DataError, match=r"'a\.onnx' does not exist"):
         api.cache("a.onnx", trt_version="10.3.0", project=tmp_path)

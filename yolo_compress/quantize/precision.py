@@ -216,7 +216,7 @@ def _judge(finished: Tried, knapsack: Knapsack, section: QuantizeSection, writte
         if ratio >= 1:
             advice = "INT8 does not pay here: leave the model in float, or prune it"
         raise GateNotMet(
-            f"latency={section.latency:g} cannot be met on {section.target}: the fastest map, {found}; by its profile "
+            f"latency={section.latency:g} cannot be met on {section.target}: the nearest map, {found}; by its profile "
             f"INT8 saves nothing in {slower} of {len(knapsack.savings)} layers; it is in '{written}': {advice}"
         )
     asked = f"latency={section.latency:g}" if section.latency is not None else "timed=True"

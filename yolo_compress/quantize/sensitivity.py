@@ -70,7 +70,7 @@ def onnx_sensitivity(
         range: How activation ranges are chosen; see `RANGES`.
         compared: Images, the first of them, that detections are compared on.
         ms_saved: Returns, for the float model and where quantizers go in it, the milliseconds that quantization saves
-            by layer; one that it leaves out comes last.
+            by layer; it may leave some out.
         accuracy: Returns mAP50-95 of a graph as a share.
         progress: Takes a line per layer.
 

@@ -126,7 +126,7 @@ class Recipe(Section):
             idle = [name for name, plain in asked.items() if getattr(self.quantize, name) != plain]
             if idle:
                 raise ValueError(
-                    f"{idle[0]} repairs what quantization without training costs, and qat trains; leave one of them out"
+                    f"{idle[0]} belongs to quantization without training, and qat trains; leave one of them out"
                 )
             if not self.quantize.learned:
                 raise ValueError("qat learns scales and learned=False throws them away; leave one of them out")

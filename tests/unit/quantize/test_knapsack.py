@@ -73,6 +73,8 @@ def test_steps_go_from_the_fastest_to_the_cheapest(pairs):
 def test_a_layer_that_costs_nothing_stays_in_int8():
     found = Knapsack({"a": 0.0, "b": 1.0, "c": 0.0}, {"a": 1.0, "b": 1.0, "c": -1.0}).allowing(9.0)
     assert found.keep == ("b", "c")
+    costs = {"a": 0.0, "b": 1.0, "c": 5.0, "d": 0.0}
+    assert Knapsack(costs, dict.fromkeys(costs, 1.0)).allowing(3.0).keep == ("b", "c")
 
 
 def test_a_model_in_which_nothing_saves_goes_back_whole():
