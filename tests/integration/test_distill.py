@@ -140,7 +140,7 @@ def test_a_cache_gives_the_same_run_and_refuses_augmentation(make_checkpoint, se
         assert len(passes) == (2 if cached else 6)
     for a, b in zip(*(losses(tmp_path / "runs" / name) for name in ("asked", "kept")), strict=True):
         assert {k: float(v) for k, v in a.items()} == pytest.approx(
-            {k: float(v) for k, v in b.items()}, rel=2e-2, abs=1e-4
+            {k: float(v) for k, v in b.items()}, rel=2e-2, abs=3e-4
         )
 
 

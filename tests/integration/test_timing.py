@@ -78,6 +78,8 @@ def test_no_latency_needs_no_runtime() -> None:
 
 def test_an_absent_runtime_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     class Absent:
+        name = "openvino"
+
         def unavailable(self) -> str:
             return "openvino is not installed"
 

@@ -82,7 +82,7 @@ def test_training_sees_what_the_graph_computes(graphs, images, begun, tmp_path, 
     assert error > 0
     # weights are folded in another order and int32 biases are rounded, so that some code falls to the other side of a
     # tie and moves what is behind it; a quantizer that is missing or in the wrong place gives about the whole error
-    share = {"onnxruntime": 0.8}.get(target, 0.5)
+    share = {"onnxruntime": 0.95}.get(target, 0.5)
     assert np.abs(found - graph).mean() < share * error
 
 

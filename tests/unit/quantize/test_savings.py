@@ -183,7 +183,7 @@ def test_profiles_are_taken_in_turns_and_kept(graphs, tmp_path):
 
 def test_a_runtime_that_is_not_here_is_refused(monkeypatch):
     message = (
-        r"latency=0\.7 is measured on target=tensorrt, which cannot run here: there is no engine of that name here; "
+        r"latency=0\.7 is measured on target=tensorrt, which cannot run here: .+; "
         "give max_drop= alone, which measures no time, or give a target that runs here, such as target=openvino"
     )
     from yolo_compress.quantize.precision import check_runtime

@@ -194,7 +194,7 @@ def test_a_graph_is_known_by_structure_and_weights(tmp_path):
 
 def test_a_key_is_made_of_what_is_calibrated(tmp_path):
     made = graph(tmp_path / "a.onnx")
-    images = CalibrationSet((), ("1", "2"), 0)
+    images = CalibrationSet((), ("a.jpg", "b.jpg"), ("1", "2"), {}, {})
     key = CacheKey.of(made, images, imgsz=320, algorithm="MinMaxCalibration", tensorrt="8.6.0")
     assert key == CacheKey(graph_sha256(made), images.sha256, preprocessing(320), "MinMaxCalibration", "8.6.0")
     with pytest.raises(DataError, match=r"none\.onnx' does not exist"):
