@@ -171,15 +171,13 @@ def calib_table(tree: dict[str, Any]) -> str:
     lines.append(["---"] * 3 + ["---:"] * 6)
     for part, range_ in dict.fromkeys((row["part"], row["range"]) for row in tree["rows"]):
         points = {r["way"]: r["map50_95_points"] for r in tree["rows"] if (r["part"], r["range"]) == (part, range_)}
-        drawn = sorted(value for way, value in points.items() if way.startswith("random "))
-        if not drawn:
-            continue
-        spread = [f"{value:.2f}" for value in (drawn[0], statistics.median(drawn), drawn[-1])]
+        drawn = [value for way, value in points.items() if way.startswith("random ")]
+        spread = [f"{f(drawn):.2f}" if drawn else "-" for f in (min, statistics.median, max)]
         for way, value in points.items():
             if not way.startswith("random "):
-                beaten = sum(value > other for other in drawn)
+                beaten = str(sum(value > other for other in drawn)) if drawn else "-"
                 words = {"eval": "400 validation images", "tune": "292 training images"}[part]
-                lines.append([words, range_, way, f"{value:.2f}", *spread, str(len(drawn)), str(beaten)])
+                lines.append([words, range_, way, f"{value:.2f}", *spread, str(len(drawn)), beaten])
     return (
         f"{_markdown(lines)}\n\nmAP50-95 in points of {tree['model']} at {tree['imgsz']} px in the `{tree['target']}` "
         f"form, {tree['calibration_images']} images; {tree['device']['cpu_model']}, {tree['date'][:10]}. "
