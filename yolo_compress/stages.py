@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from yolo_compress.artifacts import EngineFile, size_bytes
-from yolo_compress.bench import Candidate, run_bench
+from yolo_compress.bench import BenchResult, Candidate, run_bench
 from yolo_compress.bench.accuracy import detect, evaluate
 from yolo_compress.bench.cascade import fit_rule
 from yolo_compress.bench.robustness import Conditions
@@ -39,6 +39,7 @@ from yolo_compress.quantize import (
 from yolo_compress.quantize.mixed import Mixed, fewest_in_float
 from yolo_compress.quantize.precision import check_runtime, precision_map, wants_time
 from yolo_compress.recipe import BenchSection, PruneSection, QuantizeSection, Recipe
+from yolo_compress.report import Limits
 from yolo_compress.timing import cache_folder, timing_for
 from yolo_compress.train import train
 
@@ -199,8 +200,15 @@ def bench_stage(context: Context, files: Files, folder: Path) -> StageResult:
         power_seconds=bench.power_seconds,
         progress=context.progress,
     )
-    result.save(folder / "bench.json")
+    with_limits(result, bench).save(folder / "bench.json")
     return StageResult({"bench": folder / "bench.json"})
+
+
+def with_limits(result: BenchResult, section: BenchSection) -> BenchResult:
+    """Keep beside the measurement what a recommended candidate has to keep to."""
+    limits = Limits(section.latency, section.size, section.max_drop)
+    given = {key: value for key, value in asdict(limits).items() if value is not None}
+    return replace(result, settings={**result.settings, "limits": given}) if given else result
 
 
 def conditions(section: BenchSection) -> Conditions | None:

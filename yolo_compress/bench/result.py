@@ -92,7 +92,8 @@ class BenchRow:
     this candidate's time over the first candidate's in the same round: `spread` holds its quartiles, `interval` the
     95 % confidence interval of its median. `map50_95_difference` is to the first candidate on the same images, with its
     95 % interval over resampled images and the share of resamples in which this candidate is worse; see
-    `bench.bootstrap`. `error_gains` and `error_counts` are in `ERROR_KINDS` order; see `bench.error_kinds`.
+    `bench.bootstrap`. `map50_95_intervals` holds (label, low, high) of the difference to every candidate before it.
+    `error_gains` and `error_counts` are in `ERROR_KINDS` order; see `bench.error_kinds`.
     `corrupted_map50_95` holds (corruption, severity, mAP50-95) and `corruption_drops` (corruption, mean relative drop)
     from `clean_map50_95`, that of the same images as they are; see `bench.robustness`. Percentiles are `None` below 64,
     130 and 662 rounds. Whatever is `None` for another reason has that reason in `notes`, or in `reason` where the row
@@ -122,6 +123,7 @@ class BenchRow:
     map50_95_difference: float | None = None
     map50_95_difference_interval: tuple[float, float] | None = None
     map50_95_difference_below_zero: float | None = None
+    map50_95_intervals: tuple[tuple[str, float, float], ...] = ()
     error_gains: tuple[float | None, ...] = ()
     error_counts: tuple[int, ...] = ()
     clean_map50_95: float | None = None

@@ -246,6 +246,9 @@ def _accuracies(
             map50_95_difference=difference.value,
             map50_95_difference_interval=difference.interval,
             map50_95_difference_below_zero=difference.below_zero,
+            map50_95_intervals=tuple(
+                (before.label, *pair) for before, pair in zip(rows[:index], difference.against[:index], strict=False)
+            ),
         )
     return rows, truth.count
 

@@ -10,10 +10,11 @@ from typing import Any
 from yolo_compress.artifacts import atomic_write
 from yolo_compress.errors import DataError
 from yolo_compress.report.html import page
+from yolo_compress.report.limits import Limits
 from yolo_compress.report.markdown import document
 from yolo_compress.report.pareto import picture
 
-__all__ = ("ReportFiles", "write_report")
+__all__ = ("Limits", "ReportFiles", "write_report")
 
 
 @dataclass(frozen=True)
@@ -25,13 +26,16 @@ class ReportFiles:
     pareto_png: Path
 
 
-def write_report(bench: dict[str, Any], run: dict[str, Any] | None, out_dir: Path) -> ReportFiles:
+def write_report(
+    bench: dict[str, Any], run: dict[str, Any] | None, out_dir: Path, *, limits: Limits | None = None
+) -> ReportFiles:
     """Write `report.md`, `report.html` and `pareto.png`.
 
     Args:
         bench: The content of a `bench.json`.
         run: The content of a `run.json`, for the tables of stages and layers; the report goes without when not given.
         out_dir: Created when missing.
+        limits: What a recommended candidate keeps to, over the limits that the benchmark was given.
 
     Raises:
         DataError: `bench` has no rows.
@@ -43,7 +47,10 @@ def write_report(bench: dict[str, Any], run: dict[str, Any] | None, out_dir: Pat
     out_dir = Path(out_dir)
     files = ReportFiles(out_dir / "report.md", out_dir / "report.html", out_dir / "pareto.png")
     png = picture(bench)
-    text, web = document(bench, run), page(bench, run, png)  # all made before any is written
+    text, web = (
+        document(bench, run, limits=limits),
+        page(bench, run, png, limits=limits),
+    )  # all made before any is written
     atomic_write(files.pareto_png, png)
     atomic_write(files.markdown, text)
     atomic_write(files.html, web)

@@ -10,11 +10,13 @@ from typing import Any
 
 from yolo_compress.errors import require
 from yolo_compress.report import content, evidence
+from yolo_compress.report.limits import Limits
+from yolo_compress.report.recommend import recommend, verdicts_table
 
 TEMPLATE = "page.html.j2"
 
 
-def page(bench: Mapping[str, Any], run: Mapping[str, Any] | None, png: bytes) -> str:
+def page(bench: Mapping[str, Any], run: Mapping[str, Any] | None, png: bytes, *, limits: Limits | None = None) -> str:
     """Return the page, with the picture inside.
 
     Raises:
@@ -33,6 +35,7 @@ def page(bench: Mapping[str, Any], run: Mapping[str, Any] | None, png: bytes) ->
         summary=content.summary(bench),
         candidates=content.candidates_table(bench),
         undecided=evidence.undecided(bench),
+        recommendations=[(one, verdicts_table(one)) for one in recommend(bench, limits)],
         refused=[row.get("status") == "refused" for row in bench["rows"]],
         picture=base64.b64encode(png).decode("ascii"),
         picture_text=_picture_text(bench),
