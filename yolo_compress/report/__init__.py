@@ -1,5 +1,5 @@
 # Copyright (C) 2026 yolo_compress contributors. SPDX-License-Identifier: AGPL-3.0-or-later
-"""Tables, a Pareto picture and one self-contained page from what a benchmark and a run wrote."""
+"""Tables, Pareto pictures, a recommendation and one self-contained page from what a benchmark and a run wrote."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from yolo_compress.errors import DataError
 from yolo_compress.report.html import page
 from yolo_compress.report.limits import Limits
 from yolo_compress.report.markdown import document
-from yolo_compress.report.pareto import picture
+from yolo_compress.report.pareto import drawn, picture
+from yolo_compress.report.recommend import recommend
+from yolo_compress.report.spreadsheet import spreadsheets
 
 __all__ = ("Limits", "ReportFiles", "write_report")
 
@@ -24,12 +26,14 @@ class ReportFiles:
     markdown: Path
     html: Path
     pareto_png: Path
+    pictures: tuple[Path, ...] = ()
+    csv: tuple[Path, ...] = ()
 
 
 def write_report(
     bench: dict[str, Any], run: dict[str, Any] | None, out_dir: Path, *, limits: Limits | None = None
 ) -> ReportFiles:
-    """Write `report.md`, `report.html` and `pareto.png`.
+    """Write `report.md`, `report.html`, the pictures and the CSV files.
 
     Args:
         bench: The content of a `bench.json`.
@@ -41,17 +45,24 @@ def write_report(
         DataError: `bench` has no rows.
         MissingDependency: matplotlib or jinja2 is not installed.
         OutputError: `out_dir` cannot be written to.
+        UsageError: The benchmark was given a limit that allows nothing.
     """
     if not bench.get("rows"):
         raise DataError("the benchmark has no rows, so there is nothing to report; run the benchmark again")
+    axes = drawn(bench)
+    charts = {axis.name: picture(bench, axis) for axis in axes}  # all made before any is written
+    contents: dict[str, bytes | str] = {axis.file: charts[axis.name] for axis in axes}
+    tables = spreadsheets(bench, run, recommend(bench, limits))
+    contents |= tables
+    contents["report.md"] = document(bench, run, limits=limits)
+    contents["report.html"] = page(bench, run, charts, limits=limits)
     out_dir = Path(out_dir)
-    files = ReportFiles(out_dir / "report.md", out_dir / "report.html", out_dir / "pareto.png")
-    png = picture(bench)
-    text, web = (
-        document(bench, run, limits=limits),
-        page(bench, run, png, limits=limits),
-    )  # all made before any is written
-    atomic_write(files.pareto_png, png)
-    atomic_write(files.markdown, text)
-    atomic_write(files.html, web)
-    return files
+    for name, content in contents.items():
+        atomic_write(out_dir / name, content)
+    return ReportFiles(
+        out_dir / "report.md",
+        out_dir / "report.html",
+        out_dir / axes[0].file,
+        tuple(out_dir / axis.file for axis in axes),
+        tuple(out_dir / name for name in tables),
+    )

@@ -11,13 +11,26 @@ from typing import Any
 from yolo_compress.errors import require
 from yolo_compress.report import content, evidence
 from yolo_compress.report.limits import Limits
+from yolo_compress.report.pareto import AXES, in_words
 from yolo_compress.report.recommend import recommend, verdicts_table
 
 TEMPLATE = "page.html.j2"
 
 
-def page(bench: Mapping[str, Any], run: Mapping[str, Any] | None, png: bytes, *, limits: Limits | None = None) -> str:
-    """Return the page, with the picture inside.
+def page(
+    bench: Mapping[str, Any],
+    run: Mapping[str, Any] | None,
+    charts: Mapping[str, bytes],
+    *,
+    limits: Limits | None = None,
+) -> str:
+    """Return the page, with every picture inside.
+
+    Args:
+        bench: The content of a `bench.json`.
+        run: The content of a `run.json`, or None.
+        charts: PNGs by the name of what accuracy is drawn against.
+        limits: What a recommended candidate keeps to.
 
     Raises:
         MissingDependency: jinja2 is not installed.
@@ -37,8 +50,11 @@ def page(bench: Mapping[str, Any], run: Mapping[str, Any] | None, png: bytes, *,
         undecided=evidence.undecided(bench),
         recommendations=[(one, verdicts_table(one)) for one in recommend(bench, limits)],
         refused=[row.get("status") == "refused" for row in bench["rows"]],
-        picture=base64.b64encode(png).decode("ascii"),
-        picture_text=_picture_text(bench),
+        charts=[
+            (axis.title, base64.b64encode(charts[axis.name]).decode("ascii"), in_words(bench, axis))
+            for axis in AXES
+            if axis.name in charts
+        ],
         notes=content.notes(bench, run),
         stages=content.stages_table(run),
         run_status=(run or {}).get("status"),
@@ -53,13 +69,3 @@ def page(bench: Mapping[str, Any], run: Mapping[str, Any] | None, png: bytes, *,
         energy=content.energy_table(bench),
         environment=content.environment(bench, run),
     )
-
-
-def _picture_text(bench: Mapping[str, Any]) -> str:
-    shown = [
-        f"{row['label']} {content.number(row['latency_ms_p50'], 2)} ms, "
-        f"{content.number(row.get('map50_95'), 2, scale=100)}"
-        for row in bench["rows"]
-        if row.get("latency_ms_p50") is not None
-    ]
-    return "mAP50-95 against median latency: " + ("; ".join(shown) or "no candidate was timed")

@@ -9,11 +9,12 @@ from typing import Any
 from yolo_compress.report import content, evidence
 from yolo_compress.report.content import Table
 from yolo_compress.report.limits import Limits
+from yolo_compress.report.pareto import drawn, in_words
 from yolo_compress.report.recommend import recommend, verdicts_table
 
 
 def document(bench: Mapping[str, Any], run: Mapping[str, Any] | None = None, *, limits: Limits | None = None) -> str:
-    """Return the whole report; it refers to `pareto.png` beside it."""
+    """Return the whole report; it refers to the pictures beside it."""
     parts = ["# Compression report", content.summary(bench), table(content.candidates_table(bench))]
     undecided = evidence.undecided(bench)
     if undecided:
@@ -22,7 +23,7 @@ def document(bench: Mapping[str, Any], run: Mapping[str, Any] | None = None, *, 
     for one in recommend(bench, limits):
         parts += [f"**{_escape(one.deployment)}: {_escape(one.chosen or 'none')}.** {_escape(one.sentence)}"]
         parts += [table(verdicts_table(one))]
-    parts.append("![mAP50-95 against latency](pareto.png)")
+    parts += [f"![{_escape(in_words(bench, axis))}]({axis.file})" for axis in drawn(bench)]
     gpu = content.gpu_table(bench)
     if gpu:
         parts += ["## GPU", table(gpu)]

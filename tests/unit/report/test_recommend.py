@@ -192,7 +192,7 @@ def test_a_recommendation_keeps_every_limit_and_nothing_that_keeps_them_is_bette
 
 def test_page_and_document_say_what_was_chosen_and_why():
     limits = Limits(latency_ms=8.5)
-    web, text = page(bench(), None, b"png", limits=limits), document(bench(), limits=limits)
+    web, text = page(bench(), None, {"latency": b"png"}, limits=limits), document(bench(), limits=limits)
     for part in ("Edge accelerator (latency of one image): int8", "at most 8.50 ms", "0.50 ms (6 %) over the limit"):
         assert part in web
         assert part in text
