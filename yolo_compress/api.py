@@ -21,6 +21,7 @@ from yolo_compress.pipeline import RunResult
 from yolo_compress.quantize import strip_quantizers
 from yolo_compress.recipe import BenchSection, PruneSection, QuantizeSection, Recipe
 from yolo_compress.report import Limits, ReportFiles, write_report
+from yolo_compress.report.drawing import Witness, draw
 from yolo_compress.sensitivity import sensitivity
 from yolo_compress.train import disable, enable, train
 
@@ -226,6 +227,7 @@ def bench(
     for label in dict.fromkeys(chosen.candidates):
         made = stages.native_export(replace(context, model=checkpoint), label, folder)
         candidates.append(Candidate(label, made, "native"))
+    witness = Witness(chosen.pictures)
     result = run_bench(
         candidates,
         context.data,
@@ -238,11 +240,13 @@ def bench(
         robustness=stages.conditions(chosen),
         power=chosen.power,
         power_seconds=chosen.power_seconds,
+        witness=witness,
         progress=progress,
     )
     result = stages.with_limits(result, chosen)
     result.save(folder / "bench.json")
-    return BenchReport(result, write_report(result.to_dict(), None, folder))
+    draw(result, witness, folder)
+    return BenchReport(result, write_report(result.to_dict(), None, folder, pictures=folder))
 
 
 @dataclass(frozen=True)
@@ -337,7 +341,7 @@ def report(
     limits = Limits(latency, size, max_drop)
     if bench is not None:
         file = Path(bench)
-        return write_report(_read_bench(file), None, file.parent, limits=limits)
+        return write_report(_read_bench(file), None, file.parent, limits=limits, pictures=file.parent)
     folder = Path(str(run)).resolve()
     record = pipeline.read_record(folder)
     found = [stage["outputs"]["bench"]["path"] for stage in record["stages"] if "bench" in stage["outputs"]]
@@ -345,7 +349,8 @@ def report(
         raise DataError(
             f"the run in '{folder}' has measured nothing yet; go on with: yolo-compress run resume={folder}"
         )
-    return write_report(_read_bench(folder / found[-1]), record, folder, limits=limits)
+    file = folder / found[-1]
+    return write_report(_read_bench(file), record, folder, limits=limits, pictures=file.parent)
 
 
 def with_settings(recipe: Recipe, settings: dict[str, Any]) -> Recipe:

@@ -40,6 +40,7 @@ from yolo_compress.quantize.mixed import Mixed, fewest_in_float
 from yolo_compress.quantize.precision import check_runtime, precision_map, wants_time
 from yolo_compress.recipe import BenchSection, PruneSection, QuantizeSection, Recipe
 from yolo_compress.report import Limits
+from yolo_compress.report.drawing import Witness, draw
 from yolo_compress.timing import cache_folder, timing_for
 from yolo_compress.train import train
 
@@ -186,6 +187,7 @@ def bench_stage(context: Context, files: Files, folder: Path) -> StageResult:
         Candidate(f"ours:{name}", files[name], "yolo_compress", "compressed", float_map50_95=floating)
         for name in engines
     ]
+    witness = Witness(bench.pictures)
     result = run_bench(
         [*natives, *ours] or [Candidate("checkpoint", files["checkpoint"], "yolo_compress", "compressed")],
         context.data,
@@ -198,9 +200,11 @@ def bench_stage(context: Context, files: Files, folder: Path) -> StageResult:
         robustness=conditions(bench),
         power=bench.power,
         power_seconds=bench.power_seconds,
+        witness=witness,
         progress=context.progress,
     )
     with_limits(result, bench).save(folder / "bench.json")
+    draw(result, witness, folder)
     return StageResult({"bench": folder / "bench.json"})
 
 

@@ -52,6 +52,7 @@ def run_bench(
     robustness: Conditions | None = None,
     power: bool = False,
     power_seconds: float = POWER_SECONDS,
+    witness: Callable[[Sequence[Path], Sequence[accuracy.Detections]], None] | None = None,
     progress: Callable[[str], None] = print,
 ) -> BenchResult:
     """Measure accuracy and speed of every candidate from the same file and session.
@@ -72,6 +73,7 @@ def run_bench(
         robustness: Corruptions to measure accuracy under as well; not done when not given.
         power: Measure energy as well, one candidate after the other.
         power_seconds: How long each candidate runs for that.
+        witness: Takes the images and what each candidate found on them, before anything is timed.
         progress: Takes a line now and then.
 
     Raises:
@@ -99,7 +101,7 @@ def run_bench(
             _try_out(candidate, session, imgsz)
             sessions.append((engine.name, session))
         notes = check_classes(candidates, [name for name, _ in sessions], data)
-        rows, objects = _accuracies(candidates, sessions, data, chosen, imgsz=imgsz, progress=progress)
+        rows, objects = _accuracies(candidates, sessions, data, chosen, imgsz=imgsz, witness=witness, progress=progress)
         rows = refusals(rows, candidates, min_accuracy_share)
         for row in rows:
             progress(
@@ -202,10 +204,13 @@ def _accuracies(
     images: Sequence[Path],
     *,
     imgsz: int,
+    witness: Callable[[Sequence[Path], Sequence[accuracy.Detections]], None] | None,
     progress: Callable[[str], None],
 ) -> tuple[list[BenchRow], int]:
     progress(f"bench: accuracy of {len(sessions)} candidates on {len(images)} images")
     truth, found = accuracy.detect([session for _, session in sessions], images, imgsz=imgsz, progress=progress)
+    if witness is not None:
+        witness(images, found)
     matches = [accuracy.matched(truth, detections, classes=len(data.names)) for detections in found]
     rows = []
     for candidate, (engine, session), detections, one in zip(candidates, sessions, found, matches, strict=True):

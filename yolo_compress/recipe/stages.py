@@ -176,6 +176,12 @@ class BenchSection(Section):
         flag="bench_max_drop",
         gt=0,
     )
+    pictures: int = option(
+        4,
+        "Validation images to show before and after, those on which candidates differ most; 0 for none.",
+        flag="bench_pictures",
+        ge=0,
+    )
     robustness: bool = option(
         False, "Measure accuracy on corrupted images as well, under all corruptions.", flag="bench_robustness"
     )

@@ -13,6 +13,7 @@ from yolo_compress.report.html import page
 from yolo_compress.report.limits import Limits
 from yolo_compress.report.markdown import document
 from yolo_compress.report.pareto import drawn, picture
+from yolo_compress.report.pictures import read_pairs
 from yolo_compress.report.recommend import recommend
 from yolo_compress.report.spreadsheet import spreadsheets
 
@@ -31,7 +32,12 @@ class ReportFiles:
 
 
 def write_report(
-    bench: dict[str, Any], run: dict[str, Any] | None, out_dir: Path, *, limits: Limits | None = None
+    bench: dict[str, Any],
+    run: dict[str, Any] | None,
+    out_dir: Path,
+    *,
+    limits: Limits | None = None,
+    pictures: Path | None = None,
 ) -> ReportFiles:
     """Write `report.md`, `report.html`, the pictures and the CSV files.
 
@@ -40,23 +46,25 @@ def write_report(
         run: The content of a `run.json`, for the tables of stages and layers; the report goes without when not given.
         out_dir: Created when missing.
         limits: What a recommended candidate keeps to, over the limits that the benchmark was given.
+        pictures: Folder of the benchmark, whose pictures before and after are shown where it has some.
 
     Raises:
-        DataError: `bench` has no rows.
+        DataError: `bench` has no rows, or its pictures are damaged.
         MissingDependency: matplotlib or jinja2 is not installed.
         OutputError: `out_dir` cannot be written to.
         UsageError: The benchmark was given a limit that allows nothing.
     """
     if not bench.get("rows"):
         raise DataError("the benchmark has no rows, so there is nothing to report; run the benchmark again")
+    out_dir = Path(out_dir)
+    pairs = read_pairs(pictures, bench)
     axes = drawn(bench)
     charts = {axis.name: picture(bench, axis) for axis in axes}  # all made before any is written
     contents: dict[str, bytes | str] = {axis.file: charts[axis.name] for axis in axes}
     tables = spreadsheets(bench, run, recommend(bench, limits))
     contents |= tables
-    contents["report.md"] = document(bench, run, limits=limits)
-    contents["report.html"] = page(bench, run, charts, limits=limits)
-    out_dir = Path(out_dir)
+    contents["report.md"] = document(bench, run, limits=limits, pairs=pairs, folder=out_dir)
+    contents["report.html"] = page(bench, run, charts, limits=limits, pairs=pairs)
     for name, content in contents.items():
         atomic_write(out_dir / name, content)
     return ReportFiles(

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
 
@@ -12,7 +12,9 @@ from yolo_compress.errors import require
 from yolo_compress.report import content, evidence
 from yolo_compress.report.limits import Limits
 from yolo_compress.report.pareto import AXES, in_words
+from yolo_compress.report.pictures import LINES, Pair
 from yolo_compress.report.recommend import recommend, verdicts_table
+from yolo_compress.report.techniques import techniques_table
 
 TEMPLATE = "page.html.j2"
 
@@ -23,6 +25,7 @@ def page(
     charts: Mapping[str, bytes],
     *,
     limits: Limits | None = None,
+    pairs: Sequence[Pair] = (),
 ) -> str:
     """Return the page, with every picture inside.
 
@@ -31,6 +34,7 @@ def page(
         run: The content of a `run.json`, or None.
         charts: PNGs by the name of what accuracy is drawn against.
         limits: What a recommended candidate keeps to.
+        pairs: Pictures before and after.
 
     Raises:
         MissingDependency: jinja2 is not installed.
@@ -55,6 +59,13 @@ def page(
             for axis in AXES
             if axis.name in charts
         ],
+        pairs=[
+            (pair, *(base64.b64encode(path.read_bytes()).decode("ascii") for path in (pair.before, pair.after)))
+            for pair in pairs
+        ],
+        lines=LINES,
+        first=str(bench["rows"][0].get("label", content.ABSENT)),
+        techniques=techniques_table(bench, run),
         notes=content.notes(bench, run),
         stages=content.stages_table(run),
         run_status=(run or {}).get("status"),
