@@ -241,6 +241,7 @@ def bench(
         power=chosen.power,
         power_seconds=chosen.power_seconds,
         witness=witness,
+        peaks=stages.peaks_for(chosen),
         progress=progress,
     )
     result = stages.with_limits(result, chosen)

@@ -14,6 +14,7 @@ from yolo_compress.artifacts import EngineFile, size_bytes
 from yolo_compress.bench import BenchResult, Candidate, run_bench
 from yolo_compress.bench.accuracy import detect, evaluate
 from yolo_compress.bench.cascade import fit_rule
+from yolo_compress.bench.peaks import Peaks, measured_peaks
 from yolo_compress.bench.robustness import Conditions
 from yolo_compress.bench.run import evenly
 from yolo_compress.calibrate import calibration_set, write_manifest
@@ -201,6 +202,7 @@ def bench_stage(context: Context, files: Files, folder: Path) -> StageResult:
         power=bench.power,
         power_seconds=bench.power_seconds,
         witness=witness,
+        peaks=peaks_for(bench),
         progress=context.progress,
     )
     with_limits(result, bench).save(folder / "bench.json")
@@ -213,6 +215,13 @@ def with_limits(result: BenchResult, section: BenchSection) -> BenchResult:
     limits = Limits(section.latency, section.size, section.max_drop)
     given = {key: value for key, value in asdict(limits).items() if value is not None}
     return replace(result, settings={**result.settings, "limits": given}) if given else result
+
+
+def peaks_for(section: BenchSection) -> Peaks | None:
+    """Return what this machine computes and copies at most, where a roofline is asked for."""
+    if not section.roofline:
+        return None
+    return measured_peaks(threads=section.threads, folder=cache_folder().parent / "peaks")
 
 
 def conditions(section: BenchSection) -> Conditions | None:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from yolo_compress.artifacts import atomic_write
 from yolo_compress.bench.gpu_latency import GpuLatency
+from yolo_compress.bench.roof_layers import Roofline
 from yolo_compress.errors import DataError, UsageError
 
 SCHEMA_VERSION = 1
@@ -99,6 +100,7 @@ class BenchRow:
     130 and 662 rounds. Whatever is `None` for another reason has that reason in `notes`, or in `reason` where the row
     is refused. `energy` is `None` where it was not asked for, and "unavailable: " with the reason where it could not be
     measured. `gpu` is what a session on a GPU tells beyond that; see `bench.gpu_latency`.
+    `roofline` is there where it was asked for; see `bench.roofline`.
     """
 
     label: str
@@ -150,6 +152,7 @@ class BenchRow:
     reason: str = ""
     notes: tuple[str, ...] = ()
     gpu: GpuLatency | None = None
+    roofline: Roofline | None = None
     describe: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -228,7 +231,9 @@ def finite_or_none(value: float) -> float | None:
 def _row(tree: dict[str, Any]) -> BenchRow:
     energy, gpu = tree.get("energy"), tree.get("gpu")  # files of before they were measured have none
     energy = _build(Energy, energy) if isinstance(energy, dict) else energy
-    return _build(BenchRow, {**tree, "energy": energy, "gpu": None if gpu is None else GpuLatency.from_dict(gpu)})
+    gpu = None if gpu is None else GpuLatency.from_dict(gpu)
+    roof = None if tree.get("roofline") is None else Roofline.from_dict(tree["roofline"])
+    return _build(BenchRow, {**tree, "energy": energy, "gpu": gpu, "roofline": roof})
 
 
 def _build(cls: Any, tree: dict[str, Any]) -> Any:

@@ -18,14 +18,16 @@ from yolo_compress.bench.confidence import confidence
 from yolo_compress.bench.energy import POWER_SECONDS, measure_energies
 from yolo_compress.bench.error_kinds import error_kinds
 from yolo_compress.bench.memory import measure_memory
+from yolo_compress.bench.peaks import Peaks
 from yolo_compress.bench.result import BenchResult, BenchRow, Candidate
 from yolo_compress.bench.robustness import Conditions, under_corruption
+from yolo_compress.bench.roofline import roofline
 from yolo_compress.bench.verdict import check_classes, refusals
 from yolo_compress.bench.yolo_val import yolo_val_map50_95
 from yolo_compress.engines import engine_for
 from yolo_compress.engines.protocol import Session
 from yolo_compress.engines.timed import TimedSession
-from yolo_compress.errors import DataError, EngineError, UsageError
+from yolo_compress.errors import CompressError, DataError, EngineError, UsageError
 from yolo_compress.host.checkpoint import count, load_model
 from yolo_compress.host.data import DataSpec, letterbox, read_image
 from yolo_compress.host.detect import postprocess
@@ -53,6 +55,7 @@ def run_bench(
     power: bool = False,
     power_seconds: float = POWER_SECONDS,
     witness: Callable[[Sequence[Path], Sequence[accuracy.Detections]], None] | None = None,
+    peaks: Peaks | None = None,
     progress: Callable[[str], None] = print,
 ) -> BenchResult:
     """Measure accuracy and speed of every candidate from the same file and session.
@@ -74,6 +77,7 @@ def run_bench(
         power: Measure energy as well, one candidate after the other.
         power_seconds: How long each candidate runs for that.
         witness: Takes the images and what each candidate found on them, before anything is timed.
+        peaks: Of this machine: the layers of each candidate are held to them as well; not done when not given.
         progress: Takes a line now and then.
 
     Raises:
@@ -141,6 +145,8 @@ def run_bench(
             notes = (*notes, *power_notes)
     if memory:  # after the sessions are closed: what they hold must not compete with the measured processes
         rows = [_with_memory(row, imgsz=imgsz, device=device, threads=threads, progress=progress) for row in rows]
+    if peaks is not None:
+        rows = [_with_roofline(row, peaks, imgsz=imgsz, threads=threads, progress=progress) for row in rows]
     stolen_now = machine.steal_seconds()
     record["steal_s"] = (
         stolen_now - stolen if stolen is not None and stolen_now is not None else "unavailable: no /proc/stat to read"
@@ -332,6 +338,19 @@ def _with_batch(row: BenchRow, session: Session, inputs: list[np.ndarray], *, ba
         reason = " ".join(str(error).split())[:200]
         return replace(row, notes=(*row.notes, f"throughput at batch {batch} unavailable: {reason}"))
     return replace(row, batch_throughput_images_per_s=rate)
+
+
+def _with_roofline(
+    row: BenchRow, peaks: Peaks, *, imgsz: int, threads: int | None, progress: Callable[[str], None]
+) -> BenchRow:
+    if row.status != "ok":
+        return row
+    progress(f"bench: layer times of {row.label}")
+    try:
+        found = roofline(Path(row.path), peaks, precision=row.precision, imgsz=imgsz, threads=threads)
+    except CompressError as error:  # a checkpoint has no profile, and some exports have no names
+        return replace(row, notes=(*row.notes, f"no roofline: {error}"))
+    return replace(row, roofline=found)
 
 
 def _with_memory(

@@ -182,6 +182,11 @@ class BenchSection(Section):
         flag="bench_pictures",
         ge=0,
     )
+    roofline: bool = option(
+        False,
+        "Measure what this machine computes and copies at most, and hold the time of every layer to it.",
+        flag="bench_roofline",
+    )
     robustness: bool = option(
         False, "Measure accuracy on corrupted images as well, under all corruptions.", flag="bench_robustness"
     )

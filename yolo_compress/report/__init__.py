@@ -9,12 +9,14 @@ from typing import Any
 
 from yolo_compress.artifacts import atomic_write
 from yolo_compress.errors import DataError
+from yolo_compress.report.files import file_name
 from yolo_compress.report.html import page
 from yolo_compress.report.limits import Limits
 from yolo_compress.report.markdown import document
 from yolo_compress.report.pareto import drawn, picture
 from yolo_compress.report.pictures import read_pairs
 from yolo_compress.report.recommend import recommend
+from yolo_compress.report.roof import roofline_picture, rooflines
 from yolo_compress.report.spreadsheet import spreadsheets
 
 __all__ = ("Limits", "ReportFiles", "write_report")
@@ -61,16 +63,19 @@ def write_report(
     axes = drawn(bench)
     charts = {axis.name: picture(bench, axis) for axis in axes}  # all made before any is written
     contents: dict[str, bytes | str] = {axis.file: charts[axis.name] for axis in axes}
+    roofs = {label: roofline_picture(roofline) for label, roofline in rooflines(bench)}
+    contents |= {f"roofline-{file_name(label)}.png": png for label, png in roofs.items()}
     tables = spreadsheets(bench, run, recommend(bench, limits))
     contents |= tables
     contents["report.md"] = document(bench, run, limits=limits, pairs=pairs, folder=out_dir)
-    contents["report.html"] = page(bench, run, charts, limits=limits, pairs=pairs)
+    contents["report.html"] = page(bench, run, charts | roofs, limits=limits, pairs=pairs)
     for name, content in contents.items():
         atomic_write(out_dir / name, content)
+    drawn_files = (*(axis.file for axis in axes), *(f"roofline-{file_name(label)}.png" for label in roofs))
     return ReportFiles(
         out_dir / "report.md",
         out_dir / "report.html",
         out_dir / axes[0].file,
-        tuple(out_dir / axis.file for axis in axes),
+        tuple(out_dir / name for name in drawn_files),
         tuple(out_dir / name for name in tables),
     )

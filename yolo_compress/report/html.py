@@ -14,6 +14,7 @@ from yolo_compress.report.limits import Limits
 from yolo_compress.report.pareto import AXES, in_words
 from yolo_compress.report.pictures import LINES, Pair
 from yolo_compress.report.recommend import recommend, verdicts_table
+from yolo_compress.report.roof import peaks_in_words, roofline_in_words, roofline_table, rooflines
 from yolo_compress.report.techniques import techniques_table
 
 TEMPLATE = "page.html.j2"
@@ -32,7 +33,7 @@ def page(
     Args:
         bench: The content of a `bench.json`.
         run: The content of a `run.json`, or None.
-        charts: PNGs by the name of what accuracy is drawn against.
+        charts: PNGs by the name of what accuracy is drawn against, and of rooflines by the label of the candidate.
         limits: What a recommended candidate keeps to.
         pairs: Pictures before and after.
 
@@ -65,6 +66,17 @@ def page(
         ],
         lines=LINES,
         first=str(bench["rows"][0].get("label", content.ABSENT)),
+        roofs=[
+            (
+                label,
+                base64.b64encode(charts[label]).decode("ascii"),
+                roofline_in_words(label, one),
+                peaks_in_words(one),
+                roofline_table(one),
+            )
+            for label, one in rooflines(bench)
+            if label in charts
+        ],
         techniques=techniques_table(bench, run),
         notes=content.notes(bench, run),
         stages=content.stages_table(run),

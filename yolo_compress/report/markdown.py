@@ -11,10 +11,12 @@ from urllib.parse import quote
 
 from yolo_compress.report import content, evidence
 from yolo_compress.report.content import Table
+from yolo_compress.report.files import file_name
 from yolo_compress.report.limits import Limits
 from yolo_compress.report.pareto import drawn, in_words
 from yolo_compress.report.pictures import LINES, Pair
 from yolo_compress.report.recommend import recommend, verdicts_table
+from yolo_compress.report.roof import peaks_in_words, roofline_in_words, roofline_table, rooflines
 from yolo_compress.report.techniques import techniques_table
 
 
@@ -55,6 +57,10 @@ def document(
     notes = content.notes(bench, run)
     if notes:
         parts += ["## Notes", _items(notes)]
+    for label, roofline in rooflines(bench):
+        words = f"{roofline_in_words(label, roofline)}. {peaks_in_words(roofline)}"
+        parts += [f"## Roofline of {_escape(label)}", f"![roofline](roofline-{file_name(label)}.png)", _escape(words)]
+        parts += [table(roofline_table(roofline))]
     if pairs:
         parts += ["## Before and after", LINES]
     for pair in pairs:

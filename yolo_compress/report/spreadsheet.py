@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import csv
 import io
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from yolo_compress.bench.result import ERROR_KINDS, STAT_NAMES
+from yolo_compress.report.files import file_name
 from yolo_compress.report.recommend import Recommendation
+from yolo_compress.report.roof import rooflines
 
 LEFT_OUT = ("describe", "latency_ms_samples", "notes", "map50_95_intervals")
 NAMED = {"stats": STAT_NAMES, "error_gains": ERROR_KINDS, "error_counts": ERROR_KINDS}
@@ -33,17 +34,14 @@ def spreadsheets(
             for verdict in one.verdicts
         ),
     }
+    for label, roofline in rooflines(bench):
+        found[f"roofline-{file_name(label)}.csv"] = _csv([roofline["whole"], *roofline["layers"]])
     for stage in (run or {}).get("stages") or ():
         for name, layers in (stage.get("tables") or {}).items():
             rows = [layer for layer in layers or () if isinstance(layer, Mapping)]
             if rows:
                 found[f"layers-{file_name(str(name))}.csv"] = _csv(_plain_cells(layer) for layer in rows)
     return found
-
-
-def file_name(label: str) -> str:
-    """Return a label as part of a file name."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", label).strip("-.") or "unnamed"
 
 
 def _flat(row: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any]:

@@ -1,5 +1,5 @@
 # Copyright (C) 2026 yolo_compress contributors. SPDX-License-Identifier: AGPL-3.0-or-later
-"""Pictures before and after: which images, which boxes differ, and that they are found again and only with their bench."""
+"""Pictures before and after: which images, which boxes differ, and that only those of the same bench are shown."""
 
 from __future__ import annotations
 
