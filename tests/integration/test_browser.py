@@ -1,5 +1,5 @@
 # Copyright (C) 2026 yolo_compress contributors. SPDX-License-Identifier: AGPL-3.0-or-later
-"""The report in a real browser: nothing wider than the window, no picture missing, no error, nothing asked of a network.
+"""The report in a real browser: nothing wider than the window, no picture missing, no error, no request to a network.
 
 It needs a Chromium, named by YOLO_COMPRESS_BROWSER or on the PATH, and is skipped, visibly, without one. With
 YOLO_COMPRESS_SCREENSHOTS=FOLDER it leaves pictures of the page there to look at.
