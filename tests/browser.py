@@ -21,6 +21,7 @@ SWITCHES = ("--headless=shell", "--remote-debugging-pipe", "--no-sandbox", "--no
 SWITCHES += ("--in-process-gpu", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader")
 SWITCHES += ("--ignore-gpu-blocklist", "--disable-dev-shm-usage", "--no-first-run", "--disable-background-networking")
 LONGEST_S = 30.0
+TALLEST = 8000  # pixels of a screenshot: a taller one repeats its beginning
 
 
 @dataclass
@@ -40,7 +41,7 @@ def find_browser() -> str | None:
 
 
 def visit(browser: str, page: Path, *, width: int, expressions: tuple[str, ...] = (), dark: bool = False) -> Visit:
-    """Open a file at a width in pixels, evaluate expressions in it, and take a picture of the whole page."""
+    """Open a file at a width in pixels, evaluate expressions in it, and take a picture of the page."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         chromium = _Chromium(browser, profile)
         try:
@@ -66,7 +67,9 @@ def _visit(chromium: _Chromium, address: str, width: int, expressions: tuple[str
         answer = chromium.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in answer, answer
         seen.answers.append(answer["result"].get("value"))
-    picture = chromium.call("Page.captureScreenshot", format="png", captureBeyondViewport=True)
+    page = chromium.call("Page.getLayoutMetrics")["cssContentSize"]
+    clip = {"x": 0, "y": 0, "width": width, "height": min(page["height"], TALLEST), "scale": 1}
+    picture = chromium.call("Page.captureScreenshot", format="png", captureBeyondViewport=True, clip=clip)
     seen.screenshot = base64.b64decode(picture["data"])
     for event in chromium.events:
         given = event.get("params", {})

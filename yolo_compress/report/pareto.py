@@ -13,6 +13,7 @@ from yolo_compress.errors import require
 MARKERS = {"native": ("o", "#6b7280", "native export"), "yolo_compress": ("s", "#0f766e", "yolo_compress")}
 OTHER = ("^", "#9a3412", "given by the user")
 MEBI = 1 << 20
+LONGEST_NAME = 32  # characters beside a mark
 Row = Mapping[str, Any]
 
 
@@ -99,8 +100,8 @@ def picture(bench: Mapping[str, Any], axis: Axis = LATENCY) -> bytes:
         if axis is LATENCY:
             _bars(axes, row, x, y, colour)
         left = x > 0.6 * max(points)[0] + 0.4 * min(points)[0]  # text on the side that has room
-        axes.annotate(
-            str(row["label"]),
+        text = axes.annotate(
+            shortened(str(row["label"])),
             (x, y),
             xytext=(-8 if left else 8, -11),
             textcoords="offset points",
@@ -108,6 +109,7 @@ def picture(bench: Mapping[str, Any], axis: Axis = LATENCY) -> bytes:
             ha="right" if left else "left",
             bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 1},
         )
+        text.set_in_layout(False)  # a name must not squeeze the axes
     if rows:
         axes.margins(x=0.18, y=0.22)
         axes.set_xlim(left=max(axes.get_xlim()[0], 0))
@@ -144,6 +146,12 @@ def front(points: Sequence[tuple[float, float]]) -> list[int]:
             most = points[index][1]
             kept.append(index)
     return kept
+
+
+def shortened(label: str) -> str:
+    """Return a name that fits into a picture: its begin and its end, where versions differ."""
+    half = LONGEST_NAME // 2
+    return label if len(label) <= LONGEST_NAME else f"{label[: half - 1]}\N{HORIZONTAL ELLIPSIS}{label[-half:]}"
 
 
 def _rows(bench: Mapping[str, Any], axis: Axis) -> list[Row]:

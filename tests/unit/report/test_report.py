@@ -18,7 +18,7 @@ from tests.unit.report.test_content import OURS, RUN
 from yolo_compress.errors import DataError, OutputError
 from yolo_compress.report import write_report
 from yolo_compress.report.html import page
-from yolo_compress.report.pareto import ENERGY, SIZE, drawn, front, in_words, picture
+from yolo_compress.report.pareto import ENERGY, SIZE, drawn, front, in_words, picture, shortened
 
 VOID = {"meta", "img", "br", "hr", "input", "link"}
 
@@ -161,6 +161,11 @@ def test_accuracy_is_drawn_against_size_and_against_energy_where_it_was_measured
     ]
     for path in files.pictures:
         assert f"]({path.name})" in files.markdown.read_text()
+
+
+def test_a_long_name_is_shortened_in_the_picture_and_does_not_squeeze_it():
+    assert shortened("a" * 32) == "a" * 32
+    assert shortened("x" * 40 + "int8") == "x" * 15 + "\N{HORIZONTAL ELLIPSIS}" + "x" * 12 + "int8"
 
 
 def test_the_picture_without_any_latency_says_so():
