@@ -75,7 +75,8 @@ def write_onnx(path):
         [
             make.make_node("Conv", ["x", "w"], ["y"], name="/model.0/conv/Conv", pads=[1] * 4),
             make.make_node("Transpose", ["y"], ["z"], name="/model.1/attn/Transpose", perm=[0, 1, 3, 2]),
-            make.make_node("MatMul", ["y", "z"], ["out"], name="/model.1/attn/MatMul"),
+            make.make_node("MatMul", ["y", "z"], ["a"], name="/model.1/attn/MatMul"),
+            make.make_node("Relu", ["a"], ["out"], name="/model.2/Relu"),  # the last node is named by its output
         ],
         "tiny",
         [make.make_tensor_value_info("x", kinds, [1, 3, 8, 6])],
