@@ -54,15 +54,15 @@ def test_only_what_a_user_would_see_counts():
 
 def test_boxes_that_differ_are_told_apart_without_colour():
     image, found = np.full((300, 300, 3), 128, np.uint8), boxes((40, 60, 240, 260, 0.9, 0))
-    grey = {}
+    pieces = {}
     for kind, alone, after in (("solid", False, False), ("dashed", True, False), ("dotted", True, True)):
         data = drawn(image, found, np.array([alone]), NAMES, after=after)
-        side = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)[260, 60:220].astype(int)
-        changes = np.abs(np.diff((side < 115) | (side > 200)).astype(int)).sum()
-        grey[kind] = int(changes) if kind != "solid" else int(side.std())
-    assert grey["solid"] < 15  # one line without gaps
-    assert grey["dashed"] > 10
-    assert grey["dotted"] > grey["dashed"]
+        side = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)[259:262, 60:220].min(axis=0)
+        dark = side < 110  # the image is at 128
+        pieces[kind] = int((np.diff(dark.astype(int)) == 1).sum() + dark[0])
+    assert pieces["solid"] == 1
+    assert abs(pieces["dashed"] - 160 / 15) < 2  # a dash and a gap
+    assert abs(pieces["dotted"] - 160 / 7) < 2
 
 
 def test_a_picture_is_small_whatever_is_in_it():
