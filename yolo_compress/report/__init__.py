@@ -15,7 +15,7 @@ from yolo_compress.report.limits import Limits
 from yolo_compress.report.markdown import document
 from yolo_compress.report.pareto import drawn, picture
 from yolo_compress.report.pictures import read_pairs
-from yolo_compress.report.recommend import recommend
+from yolo_compress.report.recommendation import recommend
 from yolo_compress.report.roof import roofline_picture, rooflines
 from yolo_compress.report.spreadsheet import spreadsheets
 

@@ -13,7 +13,7 @@ from yolo_compress.report import content, evidence
 from yolo_compress.report.limits import Limits
 from yolo_compress.report.pareto import AXES, in_words
 from yolo_compress.report.pictures import LINES, Pair
-from yolo_compress.report.recommend import recommend, verdicts_table
+from yolo_compress.report.recommendation import recommend, verdicts_table
 from yolo_compress.report.roof import peaks_in_words, roofline_in_words, roofline_table, rooflines
 from yolo_compress.report.techniques import techniques_table
 

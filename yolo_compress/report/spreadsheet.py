@@ -10,7 +10,7 @@ from typing import Any
 
 from yolo_compress.bench.result import ERROR_KINDS, STAT_NAMES
 from yolo_compress.report.files import file_name
-from yolo_compress.report.recommend import Recommendation
+from yolo_compress.report.recommendation import Recommendation
 from yolo_compress.report.roof import rooflines
 
 LEFT_OUT = ("describe", "latency_ms_samples", "notes", "map50_95_intervals")

@@ -11,7 +11,7 @@ import pytest
 from tests.unit.bench.samples import energy, refused, result, row
 from tests.unit.report.test_content import RUN
 from yolo_compress.report.files import file_name
-from yolo_compress.report.recommend import recommend
+from yolo_compress.report.recommendation import recommend
 from yolo_compress.report.spreadsheet import spreadsheets
 
 LABEL = 'ours "int8",\n<b>'

@@ -12,7 +12,7 @@ from yolo_compress.errors import UsageError
 from yolo_compress.report import Limits
 from yolo_compress.report.html import page
 from yolo_compress.report.markdown import document
-from yolo_compress.report.recommend import recommend, verdicts_table
+from yolo_compress.report.recommendation import recommend, verdicts_table
 
 MB = 1 << 20
 
