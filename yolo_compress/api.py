@@ -20,7 +20,8 @@ from yolo_compress.host.cli import check_keys, native_keys
 from yolo_compress.pipeline import RunResult
 from yolo_compress.quantize import strip_quantizers
 from yolo_compress.recipe import BenchSection, PruneSection, QuantizeSection, Recipe
-from yolo_compress.report import ReportFiles, write_report
+from yolo_compress.report import Limits, ReportFiles, write_report
+from yolo_compress.report.drawing import Witness, draw
 from yolo_compress.sensitivity import sensitivity
 from yolo_compress.train import disable, enable, train
 
@@ -226,6 +227,7 @@ def bench(
     for label in dict.fromkeys(chosen.candidates):
         made = stages.native_export(replace(context, model=checkpoint), label, folder)
         candidates.append(Candidate(label, made, "native"))
+    witness = Witness(chosen.pictures)
     result = run_bench(
         candidates,
         context.data,
@@ -238,10 +240,14 @@ def bench(
         robustness=stages.conditions(chosen),
         power=chosen.power,
         power_seconds=chosen.power_seconds,
+        witness=witness,
+        peaks=stages.peaks_for(chosen),
         progress=progress,
     )
+    result = stages.with_limits(result, chosen)
     result.save(folder / "bench.json")
-    return BenchReport(result, write_report(result.to_dict(), None, folder))
+    draw(result, witness, folder)
+    return BenchReport(result, write_report(result.to_dict(), None, folder, pictures=folder))
 
 
 @dataclass(frozen=True)
@@ -310,18 +316,33 @@ def run(
     return pipeline.run(full, model=model, data=data, imgsz=imgsz, **place)  # type: ignore[arg-type]
 
 
-def report(*, run: str | Path | None = None, bench: str | Path | None = None) -> ReportFiles:
+def report(
+    *,
+    run: str | Path | None = None,
+    bench: str | Path | None = None,
+    latency: float | None = None,
+    size: float | None = None,
+    max_drop: float | None = None,
+) -> ReportFiles:
     """Write table, plot and page anew from a run folder or a bench.json.
 
+    Args:
+        run: Folder of a run.
+        bench: A bench.json; either this or `run`.
+        latency: Most milliseconds of one image, over the limit that the benchmark was given.
+        size: Most MB on disk, likewise.
+        max_drop: Most mAP50-95 points below the first candidate, likewise.
+
     Raises:
-        UsageError: Neither or both are given.
+        UsageError: Neither or both are given, or a limit is not above 0.
         DataError: The file is missing or damaged, or the run has measured nothing yet.
     """
     if (run is None) == (bench is None):
         raise UsageError("a report needs run=RUN_DIR or bench=bench.json, and only one of them")
+    limits = Limits(latency, size, max_drop)
     if bench is not None:
         file = Path(bench)
-        return write_report(_read_bench(file), None, file.parent)
+        return write_report(_read_bench(file), None, file.parent, limits=limits, pictures=file.parent)
     folder = Path(str(run)).resolve()
     record = pipeline.read_record(folder)
     found = [stage["outputs"]["bench"]["path"] for stage in record["stages"] if "bench" in stage["outputs"]]
@@ -329,7 +350,8 @@ def report(*, run: str | Path | None = None, bench: str | Path | None = None) ->
         raise DataError(
             f"the run in '{folder}' has measured nothing yet; go on with: yolo-compress run resume={folder}"
         )
-    return write_report(_read_bench(folder / found[-1]), record, folder)
+    file = folder / found[-1]
+    return write_report(_read_bench(file), record, folder, limits=limits, pictures=file.parent)
 
 
 def with_settings(recipe: Recipe, settings: dict[str, Any]) -> Recipe:

@@ -179,7 +179,9 @@ def _go_on(run_dir: Path, record: dict[str, Any], progress: Progress) -> RunResu
     _save(run_dir, record)
     html = None
     if bench_file is not None:
-        html = write_report(json.loads(bench_file.read_text(encoding="utf-8")), record, run_dir).html
+        html = write_report(
+            json.loads(bench_file.read_text(encoding="utf-8")), record, run_dir, pictures=bench_file.parent
+        ).html
     return RunResult(run_dir, html, "done", record)
 
 

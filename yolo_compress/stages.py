@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from yolo_compress.artifacts import EngineFile, size_bytes
-from yolo_compress.bench import Candidate, run_bench
+from yolo_compress.bench import BenchResult, Candidate, run_bench
 from yolo_compress.bench.accuracy import detect, evaluate
 from yolo_compress.bench.cascade import fit_rule
+from yolo_compress.bench.peaks import Peaks, measured_peaks
 from yolo_compress.bench.robustness import Conditions
 from yolo_compress.bench.run import evenly
 from yolo_compress.calibrate import calibration_set, write_manifest
@@ -39,6 +40,8 @@ from yolo_compress.quantize import (
 from yolo_compress.quantize.mixed import Mixed, fewest_in_float
 from yolo_compress.quantize.precision import check_runtime, precision_map, wants_time
 from yolo_compress.recipe import BenchSection, PruneSection, QuantizeSection, Recipe
+from yolo_compress.report import Limits
+from yolo_compress.report.drawing import Witness, draw
 from yolo_compress.timing import cache_folder, timing_for
 from yolo_compress.train import train
 
@@ -185,6 +188,7 @@ def bench_stage(context: Context, files: Files, folder: Path) -> StageResult:
         Candidate(f"ours:{name}", files[name], "yolo_compress", "compressed", float_map50_95=floating)
         for name in engines
     ]
+    witness = Witness(bench.pictures)
     result = run_bench(
         [*natives, *ours] or [Candidate("checkpoint", files["checkpoint"], "yolo_compress", "compressed")],
         context.data,
@@ -197,10 +201,27 @@ def bench_stage(context: Context, files: Files, folder: Path) -> StageResult:
         robustness=conditions(bench),
         power=bench.power,
         power_seconds=bench.power_seconds,
+        witness=witness,
+        peaks=peaks_for(bench),
         progress=context.progress,
     )
-    result.save(folder / "bench.json")
+    with_limits(result, bench).save(folder / "bench.json")
+    draw(result, witness, folder)
     return StageResult({"bench": folder / "bench.json"})
+
+
+def with_limits(result: BenchResult, section: BenchSection) -> BenchResult:
+    """Keep beside the measurement what a recommended candidate has to keep to."""
+    limits = Limits(section.latency, section.size, section.max_drop)
+    given = {key: value for key, value in asdict(limits).items() if value is not None}
+    return replace(result, settings={**result.settings, "limits": given}) if given else result
+
+
+def peaks_for(section: BenchSection) -> Peaks | None:
+    """Return what this machine computes and copies at most, where a roofline is asked for."""
+    if not section.roofline:
+        return None
+    return measured_peaks(threads=section.threads, folder=cache_folder().parent / "peaks")
 
 
 def conditions(section: BenchSection) -> Conditions | None:

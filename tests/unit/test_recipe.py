@@ -281,6 +281,7 @@ VALUES = {
     "bench_corruptions": "noise,jpeg",
     "bench_severities": "1,5",
     "bench_power": True,
+    "bench_roofline": True,
     "quantize_keep": "model.22",
     "max_drop": 1.5,
     "max_drop_quantize": 0.5,

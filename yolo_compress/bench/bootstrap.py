@@ -28,11 +28,14 @@ class Difference:
         value: Candidate minus reference, on all images.
         interval: The 95 % interval over resamples of the images; None with a single image.
         below_zero: Share of the resamples in which the candidate is worse.
+        against: The 95 % interval of this candidate minus each of the candidates, from the same resamples; empty with a
+            single image.
     """
 
     value: float
     interval: tuple[float, float] | None
     below_zero: float | None
+    against: tuple[tuple[float, float], ...] = ()
 
 
 def paired_differences(
@@ -59,8 +62,8 @@ def paired_differences(
     found = []
     for value, score in zip(values[1:], scores[1:], strict=True):
         apart = score - scores[0]
-        low, high = np.quantile(apart, TAILS)
-        found.append(Difference(value - values[0], (float(low), float(high)), float((apart < 0).mean())))
+        against = tuple(_interval(score - other) for other in scores)
+        found.append(Difference(value - values[0], against[0], float((apart < 0).mean()), against))
     return found
 
 
@@ -80,3 +83,8 @@ def resampled(objects: np.ndarray, resamples: int, seed: int) -> np.ndarray:
             if draws[index] @ objects:
                 break
     return draws
+
+
+def _interval(apart: np.ndarray) -> tuple[float, float]:
+    low, high = np.quantile(apart, TAILS)
+    return float(low), float(high)

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from yolo_compress.artifacts import atomic_write
 from yolo_compress.bench.gpu_latency import GpuLatency
+from yolo_compress.bench.roof_layers import Roofline
 from yolo_compress.errors import DataError, UsageError
 
 SCHEMA_VERSION = 1
@@ -92,12 +93,14 @@ class BenchRow:
     this candidate's time over the first candidate's in the same round: `spread` holds its quartiles, `interval` the
     95 % confidence interval of its median. `map50_95_difference` is to the first candidate on the same images, with its
     95 % interval over resampled images and the share of resamples in which this candidate is worse; see
-    `bench.bootstrap`. `error_gains` and `error_counts` are in `ERROR_KINDS` order; see `bench.error_kinds`.
+    `bench.bootstrap`. `map50_95_intervals` holds (label, low, high) of the difference to every candidate before it.
+    `error_gains` and `error_counts` are in `ERROR_KINDS` order; see `bench.error_kinds`.
     `corrupted_map50_95` holds (corruption, severity, mAP50-95) and `corruption_drops` (corruption, mean relative drop)
     from `clean_map50_95`, that of the same images as they are; see `bench.robustness`. Percentiles are `None` below 64,
     130 and 662 rounds. Whatever is `None` for another reason has that reason in `notes`, or in `reason` where the row
     is refused. `energy` is `None` where it was not asked for, and "unavailable: " with the reason where it could not be
     measured. `gpu` is what a session on a GPU tells beyond that; see `bench.gpu_latency`.
+    `roofline` is there where it was asked for; see `bench.roofline`.
     """
 
     label: str
@@ -122,6 +125,7 @@ class BenchRow:
     map50_95_difference: float | None = None
     map50_95_difference_interval: tuple[float, float] | None = None
     map50_95_difference_below_zero: float | None = None
+    map50_95_intervals: tuple[tuple[str, float, float], ...] = ()
     error_gains: tuple[float | None, ...] = ()
     error_counts: tuple[int, ...] = ()
     clean_map50_95: float | None = None
@@ -148,6 +152,7 @@ class BenchRow:
     reason: str = ""
     notes: tuple[str, ...] = ()
     gpu: GpuLatency | None = None
+    roofline: Roofline | None = None
     describe: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -226,7 +231,9 @@ def finite_or_none(value: float) -> float | None:
 def _row(tree: dict[str, Any]) -> BenchRow:
     energy, gpu = tree.get("energy"), tree.get("gpu")  # files of before they were measured have none
     energy = _build(Energy, energy) if isinstance(energy, dict) else energy
-    return _build(BenchRow, {**tree, "energy": energy, "gpu": None if gpu is None else GpuLatency.from_dict(gpu)})
+    gpu = None if gpu is None else GpuLatency.from_dict(gpu)
+    roof = None if tree.get("roofline") is None else Roofline.from_dict(tree["roofline"])
+    return _build(BenchRow, {**tree, "energy": energy, "gpu": gpu, "roofline": roof})
 
 
 def _build(cls: Any, tree: dict[str, Any]) -> Any:

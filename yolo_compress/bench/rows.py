@@ -26,6 +26,7 @@ def accuracy_rows(
     images: Sequence[Path],
     *,
     imgsz: int,
+    witness: Callable[[Sequence[Path], Sequence[accuracy.Detections]], None] | None = None,
     progress: Callable[[str], None],
 ) -> tuple[list[BenchRow], int]:
     """Measure the accuracy of every candidate on the same images; speed is added to the rows later.
@@ -36,6 +37,7 @@ def accuracy_rows(
         data: The data set that the images are of.
         images: Image files.
         imgsz: Side of the square input in pixels.
+        witness: Takes the images and what each candidate found on them.
         progress: Takes a line now and then.
 
     Returns:
@@ -46,6 +48,8 @@ def accuracy_rows(
     """
     progress(f"bench: accuracy of {len(sessions)} candidates on {len(images)} images")
     truth, found = accuracy.detect([session for _, session in sessions], images, imgsz=imgsz, progress=progress)
+    if witness is not None:
+        witness(images, found)
     matches = [accuracy.matched(truth, detections, classes=len(data.names)) for detections in found]
     rows = []
     for candidate, (engine, session), detections, one in zip(candidates, sessions, found, matches, strict=True):
@@ -86,5 +90,8 @@ def accuracy_rows(
             map50_95_difference=difference.value,
             map50_95_difference_interval=difference.interval,
             map50_95_difference_below_zero=difference.below_zero,
+            map50_95_intervals=tuple(
+                (before.label, *pair) for before, pair in zip(rows[:index], difference.against[:index], strict=False)
+            ),
         )
     return rows, truth.count

@@ -15,14 +15,16 @@ from yolo_compress.bench import accuracy, gpu_latency, latency, machine
 from yolo_compress.bench.bootstrap import RESAMPLES, SEED
 from yolo_compress.bench.energy import POWER_SECONDS, measure_energies
 from yolo_compress.bench.memory import measure_memory
+from yolo_compress.bench.peaks import Peaks
 from yolo_compress.bench.result import BenchResult, BenchRow, Candidate
 from yolo_compress.bench.robustness import Conditions, under_corruption
+from yolo_compress.bench.roofline import roofline
 from yolo_compress.bench.rows import accuracy_rows
 from yolo_compress.bench.verdict import check_classes, refusals
 from yolo_compress.engines import engine_for
 from yolo_compress.engines.protocol import Session
 from yolo_compress.engines.timed import TimedSession
-from yolo_compress.errors import DataError, EngineError, UsageError
+from yolo_compress.errors import CompressError, DataError, EngineError, UsageError
 from yolo_compress.host.data import DataSpec, letterbox, read_image
 from yolo_compress.host.detect import postprocess
 
@@ -48,6 +50,8 @@ def run_bench(
     robustness: Conditions | None = None,
     power: bool = False,
     power_seconds: float = POWER_SECONDS,
+    witness: Callable[[Sequence[Path], Sequence[accuracy.Detections]], None] | None = None,
+    peaks: Peaks | None = None,
     progress: Callable[[str], None] = print,
 ) -> BenchResult:
     """Measure accuracy and speed of every candidate from the same file and session.
@@ -68,6 +72,8 @@ def run_bench(
         robustness: Corruptions to measure accuracy under as well; not done when not given.
         power: Measure energy as well, one candidate after the other.
         power_seconds: How long each candidate runs for that.
+        witness: Takes the images and what each candidate found on them, before anything is timed.
+        peaks: Of this machine: the layers of each candidate are held to them as well; not done when not given.
         progress: Takes a line now and then.
 
     Raises:
@@ -95,7 +101,9 @@ def run_bench(
             _try_out(candidate, session, imgsz)
             sessions.append((engine.name, session))
         notes = check_classes(candidates, [name for name, _ in sessions], data)
-        rows, objects = accuracy_rows(candidates, sessions, data, chosen, imgsz=imgsz, progress=progress)
+        rows, objects = accuracy_rows(
+            candidates, sessions, data, chosen, imgsz=imgsz, witness=witness, progress=progress
+        )
         rows = refusals(rows, candidates, min_accuracy_share)
         for row in rows:
             progress(
@@ -135,6 +143,8 @@ def run_bench(
             notes = (*notes, *power_notes)
     if memory:  # after the sessions are closed: what they hold must not compete with the measured processes
         rows = [_with_memory(row, imgsz=imgsz, device=device, threads=threads, progress=progress) for row in rows]
+    if peaks is not None:
+        rows = [_with_roofline(row, peaks, imgsz=imgsz, threads=threads, progress=progress) for row in rows]
     stolen_now = machine.steal_seconds()
     record["steal_s"] = (
         stolen_now - stolen if stolen is not None and stolen_now is not None else "unavailable: no /proc/stat to read"
@@ -265,6 +275,19 @@ def _with_batch(row: BenchRow, session: Session, inputs: list[np.ndarray], *, ba
         reason = " ".join(str(error).split())[:200]
         return replace(row, notes=(*row.notes, f"throughput at batch {batch} unavailable: {reason}"))
     return replace(row, batch_throughput_images_per_s=rate)
+
+
+def _with_roofline(
+    row: BenchRow, peaks: Peaks, *, imgsz: int, threads: int | None, progress: Callable[[str], None]
+) -> BenchRow:
+    if row.status != "ok":
+        return row
+    progress(f"bench: layer times of {row.label}")
+    try:
+        found = roofline(Path(row.path), peaks, precision=row.precision, imgsz=imgsz, threads=threads)
+    except CompressError as error:  # a checkpoint has no profile, and some exports have no names
+        return replace(row, notes=(*row.notes, f"no roofline: {error}"))
+    return replace(row, roofline=found)
 
 
 def _with_memory(

@@ -93,7 +93,8 @@ def _typed(key: Key, value: Any) -> Any:
         return _whole_number(key, value)
     if key.type == "float":
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise UsageError(f"{key.name}={value} is not a number; write, for example, {key.name}={key.default}")
+            example = 1.5 if key.default is None else key.default
+            raise UsageError(f"{key.name}={value} is not a number; write, for example, {key.name}={example}")
         return float(value)
     if key.type == "bool":
         if not isinstance(value, bool):

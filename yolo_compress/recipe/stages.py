@@ -164,6 +164,29 @@ class BenchSection(Section):
     power_seconds: float = option(
         30.0, "Seconds that each candidate runs for its energy.", flag="bench_power_seconds", ge=1
     )
+    latency: float | None = option(
+        None, "Most milliseconds of one image, for the recommendation of an edge device.", flag="bench_latency", gt=0
+    )
+    size: float | None = option(
+        None, "Most MB on disk, for the recommendation of a microcontroller-like device.", flag="bench_size", gt=0
+    )
+    max_drop: float | None = option(
+        None,
+        "Most mAP50-95 points below the first candidate, for every recommendation.",
+        flag="bench_max_drop",
+        gt=0,
+    )
+    pictures: int = option(
+        4,
+        "Validation images to show before and after, those on which candidates differ most; 0 for none.",
+        flag="bench_pictures",
+        ge=0,
+    )
+    roofline: bool = option(
+        False,
+        "Measure what this machine computes and copies at most, and hold the time of every layer to it.",
+        flag="bench_roofline",
+    )
     robustness: bool = option(
         False, "Measure accuracy on corrupted images as well, under all corruptions.", flag="bench_robustness"
     )

@@ -88,6 +88,13 @@ def how(bench: Mapping[str, Any]) -> list[str]:
             "Errors are those of TIDE at IoU 0.5 (background below 0.1): points of mAP50 that mending each kind alone "
             "would gain, with the number of errors, most of which have a score that no one would use."
         )
+    if any(row.get("roofline") for row in rows):
+        found.append(
+            "Roofline (Williams, Waterman and Patterson 2009): a layer takes at least the longer of operations over "
+            "the measured peak and bytes over the measured bandwidth. Bytes are weights, inputs and outputs at the "
+            "precision of the layer, each once; times are those of the runtime's profile, which slows it down. A share "
+            "above 100 % means that values came from a cache."
+        )
     if any(row.get("corruption_drops") for row in rows):
         spoilt = next(row["corrupted_map50_95"] for row in rows if row.get("corrupted_map50_95"))
         severities = ", ".join(map(str, dict.fromkeys(severity for _, severity, _ in spoilt)))

@@ -4,18 +4,38 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
 
 from yolo_compress.errors import require
 from yolo_compress.report import content, evidence
+from yolo_compress.report.limits import Limits
+from yolo_compress.report.pareto import AXES, in_words
+from yolo_compress.report.pictures import LINES, Pair
+from yolo_compress.report.recommendation import recommend, verdicts_table
+from yolo_compress.report.roof import peaks_in_words, roofline_in_words, roofline_table, rooflines
+from yolo_compress.report.techniques import techniques_table
 
 TEMPLATE = "page.html.j2"
 
 
-def page(bench: Mapping[str, Any], run: Mapping[str, Any] | None, png: bytes) -> str:
-    """Return the page, with the picture inside.
+def page(
+    bench: Mapping[str, Any],
+    run: Mapping[str, Any] | None,
+    charts: Mapping[str, bytes],
+    *,
+    limits: Limits | None = None,
+    pairs: Sequence[Pair] = (),
+) -> str:
+    """Return the page, with every picture inside.
+
+    Args:
+        bench: The content of a `bench.json`.
+        run: The content of a `run.json`, or None.
+        charts: PNGs by the name of what accuracy is drawn against, and of rooflines by the label of the candidate.
+        limits: What a recommended candidate keeps to.
+        pairs: Pictures before and after.
 
     Raises:
         MissingDependency: jinja2 is not installed.
@@ -33,9 +53,31 @@ def page(bench: Mapping[str, Any], run: Mapping[str, Any] | None, png: bytes) ->
         summary=content.summary(bench),
         candidates=content.candidates_table(bench),
         undecided=evidence.undecided(bench),
+        recommendations=[(one, verdicts_table(one)) for one in recommend(bench, limits)],
         refused=[row.get("status") == "refused" for row in bench["rows"]],
-        picture=base64.b64encode(png).decode("ascii"),
-        picture_text=_picture_text(bench),
+        charts=[
+            (axis.title, base64.b64encode(charts[axis.name]).decode("ascii"), in_words(bench, axis))
+            for axis in AXES
+            if axis.name in charts
+        ],
+        pairs=[
+            (pair, *(base64.b64encode(path.read_bytes()).decode("ascii") for path in (pair.before, pair.after)))
+            for pair in pairs
+        ],
+        lines=LINES,
+        first=str(bench["rows"][0].get("label", content.ABSENT)),
+        roofs=[
+            (
+                label,
+                base64.b64encode(charts[label]).decode("ascii"),
+                roofline_in_words(label, one),
+                peaks_in_words(one),
+                roofline_table(one),
+            )
+            for label, one in rooflines(bench)
+            if label in charts
+        ],
+        techniques=techniques_table(bench, run),
         notes=content.notes(bench, run),
         stages=content.stages_table(run),
         run_status=(run or {}).get("status"),
@@ -50,13 +92,3 @@ def page(bench: Mapping[str, Any], run: Mapping[str, Any] | None, png: bytes) ->
         energy=content.energy_table(bench),
         environment=content.environment(bench, run),
     )
-
-
-def _picture_text(bench: Mapping[str, Any]) -> str:
-    shown = [
-        f"{row['label']} {content.number(row['latency_ms_p50'], 2)} ms, "
-        f"{content.number(row.get('map50_95'), 2, scale=100)}"
-        for row in bench["rows"]
-        if row.get("latency_ms_p50") is not None
-    ]
-    return "mAP50-95 against median latency: " + ("; ".join(shown) or "no candidate was timed")

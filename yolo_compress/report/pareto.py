@@ -1,20 +1,71 @@
 # Copyright (C) 2026 yolo_compress contributors. SPDX-License-Identifier: AGPL-3.0-or-later
-"""Accuracy against latency as a picture that can be read without colour."""
+"""Accuracy against latency, size and energy as pictures that can be read without colour."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from yolo_compress.errors import require
 
 MARKERS = {"native": ("o", "#6b7280", "native export"), "yolo_compress": ("s", "#0f766e", "yolo_compress")}
 OTHER = ("^", "#9a3412", "given by the user")
+MEBI = 1 << 20
+LONGEST_NAME = 32  # characters beside a mark
+Row = Mapping[str, Any]
 
 
-def picture(bench: Mapping[str, Any]) -> bytes:
-    """Return a PNG of mAP50-95 against the median latency, with a line through what no other candidate beats.
+@dataclass(frozen=True)
+class Axis:
+    """What accuracy is drawn against.
+
+    Attributes:
+        name: By which the picture is known.
+        title: Of the picture, after "Accuracy against".
+        label: Of the axis, with its unit.
+        value: Of a row, None where it was not measured.
+        unit: After a value in text.
+    """
+
+    name: str
+    title: str
+    label: str
+    value: Callable[[Row], float | None]
+    unit: str
+
+    @property
+    def file(self) -> str:
+        """Return the name of the picture's file."""
+        return "pareto.png" if self.name == "latency" else f"pareto-{self.name}.png"
+
+
+def _size(row: Row) -> float | None:
+    value = row.get("size_bytes")
+    return None if value is None else value / MEBI
+
+
+def _energy(row: Row) -> float | None:
+    energy = row.get("energy")
+    return 1e3 * energy["net_j_per_image"] if isinstance(energy, Mapping) else None
+
+
+LATENCY = Axis(
+    "latency", "latency", "latency, median and quartiles (ms per image)", lambda row: row.get("latency_ms_p50"), "ms"
+)
+SIZE = Axis("size", "size", "size on disk (MB)", _size, "MB")
+ENERGY = Axis("energy", "energy", "energy above idle (mJ per image)", _energy, "mJ")
+AXES = (LATENCY, SIZE, ENERGY)
+
+
+def drawn(bench: Mapping[str, Any]) -> tuple[Axis, ...]:
+    """Return what there is to draw accuracy against: latency always, the others where some candidate has a value."""
+    return tuple(axis for axis in AXES if axis is LATENCY or _rows(bench, axis))
+
+
+def picture(bench: Mapping[str, Any], axis: Axis = LATENCY) -> bytes:
+    """Return a PNG of mAP50-95 against a figure, with a line through what no other candidate beats in both.
 
     Raises:
         MissingDependency: matplotlib is not installed.
@@ -23,34 +74,34 @@ def picture(bench: Mapping[str, Any]) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure  # no pyplot: the caller's choice of backend stays as it is
 
-    rows = [row for row in bench["rows"] if row.get("status") == "ok" and row.get("latency_ms_p50") is not None]
+    rows = _rows(bench, axis)
     figure = Figure(figsize=(7.2, 4.4), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    points = [(row["latency_ms_p50"], 100 * row["map50_95"]) for row in rows]
+    points = [(axis.value(row) or 0.0, 100 * row["map50_95"]) for row in rows]
     best = front(points)
     if len(best) > 1:
         axes.plot(*zip(*(points[i] for i in best), strict=True), color="#111827", lw=1, ls="--", zorder=1)
     seen = set()
-    for number, (row, (x, y)) in enumerate(zip(rows, points, strict=True), start=1):
+    for index, (row, (x, y)) in enumerate(zip(rows, points, strict=True)):
         marker, colour, kind = MARKERS.get(str(row.get("origin")), OTHER)
-        filled = number - 1 in best
         axes.scatter(
             x,
             y,
             s=64,
             marker=marker,
             edgecolors=colour,
-            facecolors=colour if filled else "white",
+            facecolors=colour if index in best else "white",
             linewidths=1.5,
             zorder=2,
             label=None if kind in seen else kind,
         )
         seen.add(kind)
-        _bars(axes, row, x, y, colour)
+        if axis is LATENCY:
+            _bars(axes, row, x, y, colour)
         left = x > 0.6 * max(points)[0] + 0.4 * min(points)[0]  # text on the side that has room
-        axes.annotate(
-            str(row["label"]),
+        text = axes.annotate(
+            shortened(str(row["label"])),
             (x, y),
             xytext=(-8 if left else 8, -11),
             textcoords="offset points",
@@ -58,13 +109,14 @@ def picture(bench: Mapping[str, Any]) -> bytes:
             ha="right" if left else "left",
             bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 1},
         )
+        text.set_in_layout(False)  # a name must not squeeze the axes
     if rows:
         axes.margins(x=0.18, y=0.22)
         axes.set_xlim(left=max(axes.get_xlim()[0], 0))
         axes.legend(fontsize=7, frameon=False, loc="best", title="filled: not beaten by another", title_fontsize=7)
     else:
         axes.text(0.5, 0.5, "no candidate passed its accuracy check", ha="center", transform=axes.transAxes)
-    axes.set_xlabel("latency, median and quartiles (ms per image)")
+    axes.set_xlabel(axis.label)
     axes.set_ylabel("mAP50-95 (points)")
     axes.grid(alpha=0.25, lw=0.5)
     axes.spines[["top", "right"]].set_visible(False)
@@ -73,8 +125,17 @@ def picture(bench: Mapping[str, Any]) -> bytes:
     return stream.getvalue()
 
 
+def in_words(bench: Mapping[str, Any], axis: Axis) -> str:
+    """Return what the picture shows, for those who cannot see it."""
+    shown = [
+        f"{row['label']} {axis.value(row):.2f} {axis.unit}, {100 * row['map50_95']:.2f}" for row in _rows(bench, axis)
+    ]
+    kind = "median latency" if axis is LATENCY else axis.title
+    return f"mAP50-95 against {kind}: " + ("; ".join(shown) or "no candidate was measured")
+
+
 def front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Return the indices, by rising latency, of the points (latency, accuracy) that no other point beats.
+    """Return the indices, by rising cost, of the points (cost, accuracy) that no other point beats.
 
     A point is beaten by one that is at least as good in both and better in one.
     """
@@ -87,7 +148,19 @@ def front(points: Sequence[tuple[float, float]]) -> list[int]:
     return kept
 
 
-def _bars(axes: Any, row: Mapping[str, Any], x: float, y: float, colour: str) -> None:
+def shortened(label: str) -> str:
+    """Return a name that fits into a picture: its begin and its end, where versions differ."""
+    half = LONGEST_NAME // 2
+    return label if len(label) <= LONGEST_NAME else f"{label[: half - 1]}\N{HORIZONTAL ELLIPSIS}{label[-half:]}"
+
+
+def _rows(bench: Mapping[str, Any], axis: Axis) -> list[Row]:
+    """Return the rows that can be drawn: a refused candidate has no place in any picture."""
+    rows = [row for row in bench["rows"] if row.get("status") == "ok" and row.get("map50_95") is not None]
+    return [row for row in rows if axis.value(row) is not None]
+
+
+def _bars(axes: Any, row: Row, x: float, y: float, colour: str) -> None:
     samples = sorted(row.get("latency_ms_samples") or ())
     if samples:
         low, high = samples[len(samples) // 4], samples[(3 * len(samples)) // 4]

@@ -130,6 +130,16 @@ def test_every_candidate_is_compared_with_the_first():
     assert paired_differences([first]) == []
 
 
+def test_any_two_candidates_are_compared_on_the_same_resamples():
+    first, second = pair()
+    one, two = paired_differences([first, second, first], resamples=30)
+    assert one.against[0] == one.interval
+    assert one.against[1] == (0, 0)
+    assert one.against[2] == one.interval  # the third is the first again
+    assert two.against[1] == pytest.approx((-one.interval[1], -one.interval[0]))
+    assert two.against[0] == two.against[2] == (0, 0)
+
+
 def test_a_single_image_tells_nothing_of_others():
     truth, found = scene(2, images=1, classes=2, objects=5, extra=3, empty=0)
     matches = match_coco(truth, found, classes=2)

@@ -251,9 +251,9 @@ def test_the_report_shows_it_where_it_is_and_nothing_where_it_is_not():
     assert "## GPU" in text
     assert "* gpu: enqueue-bound: queueing takes 4.000 ms" in text
     assert "over 0.7 s after 20 ms of warm-up" in text
-    assert "<h2>GPU</h2>" in page(with_gpu, None, b"")
+    assert "<h2>GPU</h2>" in page(with_gpu, None, {})
     without = result(row("cpu")).to_dict()
-    assert "<h2>GPU</h2>" not in page(without, None, b"")
+    assert "<h2>GPU</h2>" not in page(without, None, {})
     assert content.gpu_table(without) is None
     assert "GPU" not in document(without)
 

@@ -98,7 +98,7 @@ def test_the_method_speaks_of_what_was_measured_only():
 
 def test_page_and_document_hold_the_sections_where_there_is_something_to_say():
     bench = plain(row("a", **ERRORS, **CORRUPTED), row("b", **COMPARED))
-    text, web = document(bench), "".join(read(page(bench, None, b"png")).text)
+    text, web = document(bench), "".join(read(page(bench, None, {"latency": b"png"})).text)
     for part in ("Sizes", "Errors", "Robustness"):
         assert f"## {part}\n" in text
         assert f"\n{part}\n" in web
@@ -106,7 +106,7 @@ def test_page_and_document_hold_the_sections_where_there_is_something_to_say():
         assert part in text
         assert part in web
     bare = plain(row("a", stats=()))
-    web = "".join(read(page(bare, None, b"png")).text)
+    web = "".join(read(page(bare, None, {"latency": b"png"})).text)
     for part in ("Sizes", "Errors", "Robustness", "includes zero"):
         assert part not in document(bare)
         assert part not in web
