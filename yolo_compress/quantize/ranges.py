@@ -14,7 +14,6 @@ from yolo_compress.quantize.histogram import Histogram
 STEPS = 60  # candidates per side in each sweep of the mse search
 PERCENTILE = 99.99
 HALF_BINS = 2048  # per side, of the histogram that the entropy search looks at, as TensorRT has them
-LEVELS = 128  # per side of zero
 SMALLEST_SHARE = 0.05  # of the observed range; a lone outlier can be twenty times what matters
 
 Function = Callable[[np.ndarray], np.ndarray]
@@ -31,14 +30,15 @@ class RangeMethod:
 
 @dataclass(frozen=True)
 class Form:
-    """The form of an 8-bit activation quantizer."""
+    """The form of an activation quantizer."""
 
     signed: bool
     symmetric: bool
+    bits: int = 8
 
     def quantizer(self, low: float, high: float) -> Affine:
         """Return the quantizer that covers [low, high]."""
-        return from_range(low, high, signed=self.signed, symmetric=self.symmetric)
+        return from_range(low, high, signed=self.signed, symmetric=self.symmetric, bits=self.bits)
 
 
 def minmax(seen: Histogram, form: Form, through: Function | None = None) -> tuple[float, float]:
@@ -79,7 +79,7 @@ def entropy(seen: Histogram, form: Form, through: Function | None = None) -> tup
     An asymmetric range ends at the smallest value, where that lies nearer to zero.
     """
     counts, width = seen.about_zero(HALF_BINS)
-    edge = (entropy_threshold(counts, LEVELS) + 0.5) * width
+    edge = (entropy_threshold(counts, 2 ** (form.bits - 1)) + 0.5) * width
     peak = max(-seen.low, seen.high)
     edge = min(edge, peak)
     return (-edge, edge) if form.symmetric else (max(-edge, seen.low), min(edge, seen.high))
