@@ -25,6 +25,7 @@ from yolo_compress.host.data import DataSpec, image_batches, labelled_batches, r
 from yolo_compress.host.export import export_native, export_onnx
 from yolo_compress.prune import prune
 from yolo_compress.quantize import Learned, QuantizeResult, onnx_sensitivity, quantize_learned, quantize_onnx
+from yolo_compress.quantize.format import format_options
 from yolo_compress.quantize.mixed import Mixed, fewest_in_float
 from yolo_compress.recipe import PruneSection, QuantizeSection, Recipe
 from yolo_compress.timing import timing_for
@@ -233,24 +234,22 @@ def quantize_checkpoint(source: Path, folder: Path, context: Context, section: Q
         learned = Learned.read(model)
         if learned is not None and learned.fits(model):
             learned.check(section)
-            return _quantized(quantize_learned(floating, folder / "int8.onnx", learned), floating)
+            made = quantize_learned(floating, folder / "int8.onnx", learned, weight_storage=section.weight_storage)
+            return _quantized(made, floating)
         if learned is not None:
             notes = ("weights have changed since quantization-aware training, so ranges were chosen anew",)
-    chosen = choose(context.data, section.images)
-    write_manifest(chosen, folder / "calibration.json")
+    images, manifest = _calibration(folder, context, section)
     seen: dict[Any, Any] = {}  # so that images are run once, however often layers are chosen anew
 
     def quantized(extra: Sequence[str]) -> QuantizeResult:
         return quantize_onnx(
             floating,
             folder / "int8.onnx",
-            images=chosen.images,
+            images=images,
             imgsz=context.imgsz,
-            target=section.target,
             range=section.range,
             keep=(*section.keep, *extra),
-            weight_bits=section.weight_bits,
-            weight_group=section.weight_group,
+            **format_options(section),
             rounding=section.rounding,
             bias_correction=section.bias_correction,
             seen=seen,
@@ -259,9 +258,19 @@ def quantize_checkpoint(source: Path, folder: Path, context: Context, section: Q
 
     kept: tuple[str, ...] = ()
     if section.max_drop is not None:
-        mixed = _mixed(floating, context, section, chosen.images, quantized)
+        mixed = _mixed(floating, context, section, images, quantized)
         notes, kept = (*notes, mixed.note), mixed.keep
-    return _quantized(quantized(kept), floating, folder / "calibration.json", notes)
+    return _quantized(quantized(kept), floating, manifest, notes)
+
+
+def _calibration(folder: Path, context: Context, section: QuantizeSection) -> tuple[Sequence[Path], Path | None]:
+    """Choose calibration images and write down which; none where nothing is chosen on them."""
+    repaired = section.rounding != "nearest" or section.bias_correction
+    if section.activations != "static" and not repaired and section.max_drop is None:
+        return (), None
+    chosen = choose(context.data, section.images)
+    write_manifest(chosen, folder / "calibration.json")
+    return chosen.images, folder / "calibration.json"
 
 
 def _quantized(
@@ -274,7 +283,12 @@ def _quantized(
     outputs = {"float_onnx": floating, "qdq": result.path}
     if calibration is not None:
         outputs["calibration"] = calibration
-    return StageResult(outputs, {"calibration_images": result.images}, (*result.notes, *notes), tables)
+    metrics = {
+        "calibration_images": result.images,
+        "size_mb": result.size_bytes / 1e6,
+        "float_size_mb": result.float_size_bytes / 1e6,
+    }
+    return StageResult(outputs, metrics, (*result.notes, *notes), tables)
 
 
 def _mixed(

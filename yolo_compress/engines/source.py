@@ -7,7 +7,11 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from yolo_compress.engines.codes import check_codes
 from yolo_compress.errors import DataError, EngineError, UsageError, require
+
+QUANTIZERS = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
+FLOAT_RUN = "activations are not quantized, so convolutions run in float: smaller than the float model, and no faster"
 
 
 def check_precision(engine: str, precision: str, known: Sequence[str]) -> None:
@@ -82,24 +86,29 @@ def is_quantized(path: Path) -> bool:
         raise EngineError(f"'{path}' is not a readable ONNX file ({error}); export it again") from error
     if not graph.node:
         raise EngineError(f"'{path}' is not a readable ONNX file (it holds no graph); export it again")
-    return any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in graph.node)
+    return any(node.op_type in QUANTIZERS for node in graph.node)
 
 
 def scheme_notes(engine: str, graph: Path) -> tuple[str, ...]:
-    """Say what it means that a graph was quantized for another runtime; empty where it was for this one, or by others.
+    """Say what it means how a graph was quantized; empty where it was for this runtime as it likes it, or by others.
 
     Raises:
-        UsageError: The runtime computes wrong values from such a graph.
+        UsageError: The runtime cannot run such a graph, or computes wrong values from it.
     """
     from yolo_compress.host.export import onnx_metadata  # torch, which a session does not need
 
-    target = json.loads(onnx_metadata(graph).get("yolo_compress", "{}")).get("target", engine)
+    check_codes(engine, graph)
+    facts = json.loads(onnx_metadata(graph).get("yolo_compress", "{}"))
+    target, notes = facts.get("target", engine), ()
+    if facts.get("activations") == "none":
+        notes = (FLOAT_RUN,)
     if target == engine:
-        return ()
+        return notes
     remedy = f"yolo-compress quantize target={engine}"
     if engine == "openvino" and target == "tensorrt":  # seen with 2026.4: int8 codes do not survive a Concat
         raise UsageError(
             f"'{graph}' was quantized for tensorrt, with signed activations that OpenVINO computes wrongly on CPUs; "
             f"quantize the float model again with: {remedy}"
         )
-    return (f"the graph was quantized for {target}, which {engine} may run more slowly than its own form: {remedy}",)
+    slower = f"the graph was quantized for {target}, which {engine} may run more slowly than its own form: {remedy}"
+    return (*notes, slower)

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from yolo_compress.quantize.format import NumberFormat, format_of, number_format
+from yolo_compress.quantize.forms import WEIGHT_FORMS
 from yolo_compress.quantize.learned import Learned, quantize_learned
 from yolo_compress.quantize.ptq import quantize_onnx
 from yolo_compress.quantize.ranges import RANGES
@@ -15,10 +17,14 @@ __all__ = (
     "RANGES",
     "ROUNDINGS",
     "SCHEMES",
+    "WEIGHT_FORMS",
     "LayerRow",
     "Learned",
+    "NumberFormat",
     "QuantizeResult",
     "QuantizeSensitivityRow",
+    "format_of",
+    "number_format",
     "onnx_sensitivity",
     "quantize_learned",
     "quantize_onnx",

@@ -65,7 +65,7 @@ class WeightForm:
 
     @property
     def pairs_limited(self) -> bool:
-        """Whether sums of two codes have to be kept small; those of 7 bits and fewer, and powers up to 64, always are."""
+        """Whether sums of two codes have to be kept small; those of 7 bits and fewer, and powers of two, always are."""
         return self.avoid_overflow and self.kind == "uniform" and self.bits == 8
 
     def blocks(self, inputs: int) -> int:
