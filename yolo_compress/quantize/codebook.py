@@ -57,7 +57,8 @@ class _Line:
 
     def means(self, centres: np.ndarray) -> np.ndarray:
         mass, first, _ = self._cells(centres)
-        return np.where(mass > 0, first / np.where(mass > 0, mass, 1), centres)
+        moved = np.where(mass > 0, first / np.where(mass > 0, mass, 1), centres)
+        return np.maximum.accumulate(moved)  # equal ones may be the last digit apart, in the wrong order
 
     def error(self, centres: np.ndarray) -> float:
         mass, first, second = self._cells(centres)

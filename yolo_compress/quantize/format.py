@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from yolo_compress.engines.codes import TAKEN
@@ -46,7 +46,14 @@ class NumberFormat:
     @property
     def int32_bias(self) -> bool:
         """Whether biases are codes: where the target wants that, and multiplies codes."""
-        return self.scheme.int32_bias and self.static and self.activation_bits <= 8 and self.weights.in_bytes
+        # packed weights have the biases of those in bytes, so that both compute the same
+        bytes_ = multiplies_bytes(self.weights, self.activations, self.activation_bits)
+        return self.scheme.int32_bias and self.static and bytes_
+
+    @property
+    def multiplies_bytes(self) -> bool:
+        """Whether a runtime may multiply codes of eight bits by codes of eight bits."""
+        return multiplies_bytes(self.weights, self.activations, self.activation_bits) and not self.packed
 
     @property
     def precision(self) -> str:
@@ -75,7 +82,7 @@ class NumberFormat:
         wide = (self.static and self.activation_bits > 8) or form.highest > 127
         if wide and "INT16" not in TAKEN[target].codes:
             yield f"{target} cannot run codes of more than 8 bits, and no engine for it is built from this file"
-        if self.scheme.avoid_overflow and not form.avoid_overflow:
+        if self.scheme.avoid_overflow and not form.avoid_overflow and self.multiplies_bytes:
             yield "weights use all codes: on x86 CPUs without VNNI, sums saturate and accuracy is lost"
 
 
@@ -110,12 +117,18 @@ def number_format(
         wanted = f"{kind.bits[0]} to {kind.bits[-1]}" if len(kind.bits) > 1 else f"{kind.bits[0]}, or leave it out"
         named = "" if weight_form == "uniform" else f" with weight_form={weight_form}"
         raise UsageError(f"weight_bits={bits} is not possible{named}; give {wanted}")
-    safe = scheme.avoid_overflow if avoid_overflow is None else avoid_overflow
-    form = WeightForm(bits, weight_group, safe, weight_form)
+    form = WeightForm(bits, weight_group, kind=weight_form)
+    saturates = scheme.avoid_overflow and multiplies_bytes(form, activations, activation_bits)
+    form = replace(form, avoid_overflow=saturates if avoid_overflow is None else avoid_overflow)
     made = NumberFormat(scheme, form, weight_storage == "packed", activations, activation_bits)
     _check_weights(made, rounding)
     _check_activations(made, range)
     return made
+
+
+def multiplies_bytes(form: WeightForm, activations: str, activation_bits: int) -> bool:
+    """Tell whether both factors of a convolution are codes of at most eight bits."""
+    return form.in_bytes and activations != "none" and activation_bits <= 8
 
 
 def format_of(section: QuantizeSection) -> NumberFormat:
