@@ -11,29 +11,32 @@ from yolo_compress.errors import UsageError, require
 
 @dataclass(frozen=True)
 class Taken:
-    """What a runtime takes.
+    """What a runtime takes around convolutions.
 
     Attributes:
-        codes: ONNX types that QuantizeLinear and DequantizeLinear may have around convolutions.
+        weights: ONNX types of constants that it makes floats of, or multiplies as they are.
+        activations: ONNX types that QuantizeLinear may have.
         dynamic: Whether it multiplies codes whose scale is found at run time.
     """
 
-    codes: frozenset[str]
+    weights: frozenset[str]
+    activations: frozenset[str]
     dynamic: bool = False
 
 
+BYTES = frozenset({"INT8", "UINT8"})
+WIDE = frozenset({"INT16", "UINT16"})
+NIBBLES = frozenset({"INT4", "UINT4"})
 # TensorRT has INT4 for matrix products alone, in blocks of two-dimensional weights, and no zero points: int8 it is.
-# OpenVINO 2026.4 computes zeros from codes that are unsigned 16-bit numbers; DynamicQuantizeLinear and ConvInteger it
+INT8_ONLY = Taken(frozenset({"INT8"}), frozenset({"INT8"}))
+# OpenVINO 2026.4 leaves quantizers of 16-bit activations out, limits and all. DynamicQuantizeLinear and ConvInteger it
 # takes apart into float operations, and stores the weights in float.
-INT8_ONLY = Taken(frozenset({"INT8"}))
 TAKEN = {
-    "onnxruntime": Taken(frozenset({"INT4", "UINT4", "INT8", "UINT8", "INT16", "UINT16"}), dynamic=True),
-    "openvino": Taken(frozenset({"INT4", "UINT4", "INT8", "UINT8", "INT16"})),
+    "onnxruntime": Taken(NIBBLES | BYTES | WIDE, BYTES | WIDE, dynamic=True),
+    "openvino": Taken(NIBBLES | BYTES | WIDE, BYTES),
     "tensorrt": INT8_ONLY,
     "tensorrt_rtx": INT8_ONLY,
 }
-QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
-BIAS = "INT32"  # codes of biases, which runtimes add as they like
 
 
 def check_codes(engine: str, graph: Path) -> None:
@@ -48,15 +51,26 @@ def check_codes(engine: str, graph: Path) -> None:
     onnx = require("onnx", extra="onnx", purpose="ONNX files")
     read = onnx.load(str(graph), load_external_data=False).graph
     types = {value.name: onnx.TensorProto.DataType.Name(value.data_type) for value in read.initializer}
-    found = {
-        types[name] for node in read.node if node.op_type in QUANTIZERS for name in node.input[::2] if name in types
-    }
-    if strange := sorted(found - taken.codes - {BIAS}):
+    weights, activations = set(), set()
+    for node in read.node:
+        if node.op_type in ("DequantizeLinear", "Cast"):
+            weights.add(types.get(node.input[0], ""))
+        elif node.op_type == "QuantizeLinear" and len(node.input) > 2:
+            activations.add(types.get(node.input[2], ""))
+    weights &= NIBBLES | BYTES | WIDE  # codes of biases and narrow floats are taken by all
+    strange = [
+        f"{what} of type {', '.join(sorted(kinds))}"
+        for what, kinds in (
+            ("weights", weights - taken.weights),
+            ("activations", activations & (BYTES | WIDE) - taken.activations),
+        )
+        if kinds
+    ]
+    if strange:
         raise UsageError(
-            f"'{graph}' holds codes of type {', '.join(strange)}, which {engine} cannot run around convolutions; it "
-            f"serves as a simulation in ONNX Runtime. For {engine}, quantize the float model again with: "
-            f"yolo-compress quantize target={engine.removesuffix('_rtx')}, with 8-bit activations and "
-            "weight_storage=bytes"
+            f"'{graph}' holds {' and '.join(strange)}, which {engine} cannot run around convolutions; it serves as a "
+            f"simulation in ONNX Runtime. For {engine}, quantize the float model again with: yolo-compress quantize "
+            f"target={engine.removesuffix('_rtx')}, 8-bit activations, and weight_storage=bytes"
         )
     if not taken.dynamic and any(node.op_type == "DynamicQuantizeLinear" for node in read.node):
         raise UsageError(

@@ -79,9 +79,9 @@ class NumberFormat:
             yield "activations stay in float, so convolutions are computed in float: smaller, and no faster"
         elif self.static and self.activation_bits != 8:
             yield f"activations have {self.activation_bits} bits: a simulation, whose convolutions run in float or int8"
-        wide = (self.static and self.activation_bits > 8) or form.highest > 127
-        if wide and "INT16" not in TAKEN[target].codes:
-            yield f"{target} cannot run codes of more than 8 bits, and no engine for it is built from this file"
+        wide = {"activations": self.static and self.activation_bits > 8, "weights": form.highest > 127}
+        for what in (name for name, there in wide.items() if there and "INT16" not in getattr(TAKEN[target], name)):
+            yield f"{target} cannot run {what} of more than 8 bits, and no engine for it is built from this file"
         if self.scheme.avoid_overflow and not form.avoid_overflow and self.multiplies_bytes:
             yield "weights use all codes: on x86 CPUs without VNNI, sums saturate and accuracy is lost"
 
@@ -169,7 +169,7 @@ def _check_weights(made: NumberFormat, rounding: str) -> None:
             f"weight_storage=packed holds codes of at most 4 bits, and {form.words(1)} weights have larger ones; give "
             "weight_bits=4 (3 for pow2), or weight_storage=bytes"
         )
-    if "INT4" not in TAKEN[target].codes:
+    if "INT4" not in TAKEN[target].weights:
         raise UsageError(
             f"{target} cannot run convolutions with weights that are stored in 4 bits; give weight_storage=bytes, a "
             "simulation that computes the same"

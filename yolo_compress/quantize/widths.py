@@ -36,7 +36,7 @@ def choose_widths(
 ) -> Ranges:
     """Choose the range of each group of tensors as `choose_ranges` does, for codes of any width.
 
-    Codes of more than 8 bits are signed for every target: unsigned ones of 16 bits are not read rightly everywhere.
+    Codes of more than 8 bits are signed for every target: no runtime has kernels for them that would want others.
     """
     if not placement.groups:
         return Ranges({}, {}, {})
