@@ -125,8 +125,8 @@ class Recipe(Section):
                 raise ValueError("qat learns scales and learned=False throws them away; leave one of them out")
             if self.quantize.activations == "dynamic":
                 raise ValueError(
-                    "qat learns ranges and activations=dynamic finds them while the model runs; give activations=static, "
-                    "or activations=none to train weights alone"
+                    "qat learns ranges and activations=dynamic finds them while the model runs; give "
+                    "activations=static, or activations=none to train weights alone"
                 )
         if scheduled and self.qat is not None:
             raise ValueError(
