@@ -62,8 +62,12 @@ def onnx_source(source: Path, scratch: Path, *, precision: str, imgsz: int) -> P
         from yolo_compress.host.export import export_onnx  # torch, which a session does not need
 
         return export_onnx(source, scratch / f"{source.stem}.onnx", imgsz=imgsz)
+    from yolo_compress.host.export import onnx_metadata
+
     check_file(source, ".onnx")
     quantized = is_quantized(source)
+    if precision == "int8" and not quantized and "yolo_compress" in onnx_metadata(source):
+        raise UsageError(f"'{source}' was quantized without codes of 8 bits; build it with precision=fp32")
     if precision == "int8" and not quantized:
         raise UsageError(f"'{source}' holds no quantizers; run first: yolo-compress quantize model={source} data=...")
     if precision != "int8" and quantized:

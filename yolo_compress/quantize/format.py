@@ -56,6 +56,19 @@ class NumberFormat:
         return multiplies_bytes(self.weights, self.activations, self.activation_bits) and not self.packed
 
     @property
+    def types(self) -> dict[str, str]:
+        """The ONNX types of the codes of `weights` and of `activations`, as far as there are codes."""
+        found = {}
+        if not self.weights.entry.cast:
+            sign = "U" if self.weights.kind == "codebook" else ""
+            size = 4 if self.packed else 8 if sign or self.weights.in_bytes else 16
+            found["weights"] = f"{sign}INT{size}"
+        if self.static:
+            wide = self.activation_bits > 8
+            found["activations"] = ("" if self.scheme.signed or wide else "U") + ("INT16" if wide else "INT8")
+        return found
+
+    @property
     def precision(self) -> str:
         """What the layer table calls a quantized convolution: by the codes of its input, or by the weights alone."""
         return "weights" if self.activations == "none" else f"int{self.activation_bits}"
@@ -79,9 +92,9 @@ class NumberFormat:
             yield "activations stay in float, so convolutions are computed in float: smaller, and no faster"
         elif self.static and self.activation_bits != 8:
             yield f"activations have {self.activation_bits} bits: a simulation, whose convolutions run in float or int8"
-        wide = {"activations": self.static and self.activation_bits > 8, "weights": form.highest > 127}
-        for what in (name for name, there in wide.items() if there and "INT16" not in getattr(TAKEN[target], name)):
-            yield f"{target} cannot run {what} of more than 8 bits, and no engine for it is built from this file"
+        for what, kind in self.types.items():
+            if kind not in getattr(TAKEN[target], what):
+                yield f"{target} cannot run {what} of type {kind}, and no engine for it is built from this file"
         if self.scheme.avoid_overflow and not form.avoid_overflow and self.multiplies_bytes:
             yield "weights use all codes: on x86 CPUs without VNNI, sums saturate and accuracy is lost"
 

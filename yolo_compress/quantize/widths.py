@@ -45,7 +45,7 @@ def choose_widths(
     found = choose_ranges(model, placement, scheme, begin, images, imgsz=imgsz, seen=seen, progress=progress)
     if bits == 8:
         return found
-    form = Form(scheme.signed or bits > 8, scheme.symmetric, bits)
+    form = Form(not numbers.types["activations"].startswith("U"), scheme.symmetric, bits)
     assert method.choose is not None
     quantizers = {
         group: form.quantizer(*(group.fixed or method.choose(histogram, form, FUNCTIONS.get(group.through))))

@@ -187,7 +187,7 @@ def test_weights_alone_can_be_repaired_and_are_not_quantized_twice(graphs, image
         ({"weight_form": "pow2", "weight_bits": 8}, "with weight_form=pow2; give 2 to 5"),
         ({"weight_form": "tenary"}, "weight_form=tenary is not known; did you mean ternary"),
         ({"weight_storage": "packd"}, "weight_storage=packd is not known; did you mean packed"),
-        ({"activations": "dynamc"}, "activations=dynamc is not known; did you mean dynamic"),
+        ({"activations": "dynamik"}, "activations=dynamik is not known; did you mean dynamic"),
         ({"activation_bits": 1}, "activation_bits=1 is not possible; give 2 to 16"),
         ({"activation_bits": 4, "activations": "none"}, "activation_bits=4 goes with activations=static, not none"),
         (
@@ -219,10 +219,10 @@ def test_what_does_not_go_together_is_refused(options, message):
 
 def test_what_a_target_cannot_run_is_simulated_and_refused_at_build(made):
     wide = made(target="tensorrt", activation_bits=16)
-    assert any("tensorrt cannot run activations of more than 8 bits, and no engine" in note for note in wide.notes)
+    assert any("tensorrt cannot run activations of type INT16, and no engine" in note for note in wide.notes)
     with pytest.raises(UsageError, match=r"holds activations of type INT16, which tensorrt cannot run around conv"):
         check_codes("tensorrt", wide.path)
-    with pytest.raises(UsageError, match=r"holds activations of type INT16, which openvino cannot run .* 8-bit activ"):
+    with pytest.raises(UsageError, match=r"holds activations of type INT16, which openvino cannot run .* 8-bit"):
         get_engine("openvino").build(made(activation_bits=12).path, wide.path.parent / "y", precision="int8", imgsz=64)
     assert not any("no engine" in note for note in made(target="openvino", weight_bits=12).notes)
     check_codes("openvino", made(target="openvino", weight_bits=12).path)
@@ -235,6 +235,10 @@ def test_what_a_target_cannot_run_is_simulated_and_refused_at_build(made):
     with pytest.raises(UsageError, match=r"\(activations=dynamic\), which openvino cannot do on codes; quantize the"):
         get_engine("openvino").build(dynamic.path, dynamic.path.parent / "x", precision="int8", imgsz=64)
     check_codes("tensorrt", made(target="tensorrt", weight_bits=3).path)
+    table = made(target="tensorrt", weight_form="codebook")
+    assert any("tensorrt cannot run weights of type UINT8, and no engine" in note for note in table.notes)
+    with pytest.raises(UsageError, match="holds weights of type UINT8, which tensorrt cannot"):
+        check_codes("tensorrt", table.path)
     check_codes("pytorch", dynamic.path)
     assert set(SCHEMES) <= set(TAKEN)
 
@@ -279,3 +283,5 @@ def test_the_command_writes_every_form_and_tells_the_size(graphs, tmp_path):
     assert alone.metrics["calibration_images"] == 0
     built = api.build(alone.path, engine="onnxruntime", precision="fp32", imgsz=64, project=tmp_path)
     assert built.notes[0].startswith("activations are not quantized")
+    with pytest.raises(UsageError, match="was quantized without codes of 8 bits; build it with precision=fp32"):
+        api.build(alone.path, engine="onnxruntime", precision="int8", imgsz=64, project=tmp_path)
