@@ -54,16 +54,14 @@ def onnx_source(source: Path, scratch: Path, *, precision: str, imgsz: int) -> P
         DataError: The source does not exist or is damaged.
         UsageError: INT8 from a float model, or a float precision from a quantized one.
     """
+    from yolo_compress.host.export import export_onnx, onnx_metadata  # torch, which a session does not need
+
     if source.suffix == ".pt":
         if precision == "int8":
             raise UsageError(
                 f"an int8 engine needs a quantized graph; run: yolo-compress quantize model={source} data=..."
             )
-        from yolo_compress.host.export import export_onnx  # torch, which a session does not need
-
         return export_onnx(source, scratch / f"{source.stem}.onnx", imgsz=imgsz)
-    from yolo_compress.host.export import onnx_metadata
-
     check_file(source, ".onnx")
     quantized = is_quantized(source)
     if precision == "int8" and not quantized and "yolo_compress" in onnx_metadata(source):
