@@ -103,7 +103,7 @@ def quantize(
     progress: Callable[[str], None] = print,
     **options: Any,
 ) -> Made:
-    """Quantize a checkpoint or a float ONNX without training and write one Q/DQ ONNX.
+    """Quantize a checkpoint or a float ONNX without training and write one ONNX, to INT8 where nothing else is said.
 
     Args:
         model: Trained checkpoint, or a float ONNX that Ultralytics exported.

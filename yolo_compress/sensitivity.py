@@ -30,6 +30,7 @@ from yolo_compress.host.export import export_onnx
 from yolo_compress.prune import IMPORTANCES, Inputs, Widths, build_graph, layer_times, normalised
 from yolo_compress.prune.sensitivity import SensitivityRow, prune_sensitivity
 from yolo_compress.quantize import QuantizeSensitivityRow, onnx_sensitivity, quantize_onnx
+from yolo_compress.quantize.format import format_of, format_options
 from yolo_compress.quantize.placement import Placement
 from yolo_compress.quantize.savings import measure_savings, runtime_for
 from yolo_compress.recipe import PruneSection, QuantizeSection, Section
@@ -193,8 +194,8 @@ def _quantizer(range: str, images: int, target: str | None) -> Rank:
                 def coded() -> Path:
                     few = chosen[:RANGE_IMAGES]  # how ranges are chosen does not change what a layer takes
                     out = Path(place) / "int8.onnx"
-                    place_ = {"imgsz": context.imgsz, "target": section.target}
-                    return quantize_onnx(source, out, images=few, range="minmax", **place_).path
+                    given = {"imgsz": context.imgsz, **format_options(section)}
+                    return quantize_onnx(source, out, images=few, range="minmax", **given).path
 
                 savings = measure_savings(
                     engine,
@@ -203,6 +204,7 @@ def _quantizer(range: str, images: int, target: str | None) -> Rank:
                     model,
                     placement,
                     imgsz=context.imgsz,
+                    numbers=format_of(section),
                     cache=cache_folder(),
                     progress=context.progress,
                 )
@@ -213,11 +215,11 @@ def _quantizer(range: str, images: int, target: str | None) -> Rank:
                 source,
                 images=chosen,
                 imgsz=context.imgsz,
-                target=section.target,
                 range=section.range,
                 ms_saved=ms_saved if precision else None,
                 accuracy=accuracy if measure else None,
                 progress=context.progress,
+                **format_options(section),
             )
 
     return rank

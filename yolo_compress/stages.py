@@ -37,6 +37,7 @@ from yolo_compress.quantize import (
     quantize_learned,
     quantize_onnx,
 )
+from yolo_compress.quantize.format import format_options
 from yolo_compress.quantize.mixed import Mixed, fewest_in_float
 from yolo_compress.quantize.precision import check_runtime, precision_map, wants_time
 from yolo_compress.recipe import BenchSection, PruneSection, QuantizeSection, Recipe
@@ -290,25 +291,23 @@ def quantize_checkpoint(
         learned = Learned.read(model)
         if learned is not None and learned.fits(model):
             learned.check(section)
-            return _quantized(quantize_learned(floating, folder / "int8.onnx", learned), floating)
+            made = quantize_learned(floating, folder / "int8.onnx", learned, weight_storage=section.weight_storage)
+            return _quantized(made, floating)
         if learned is not None:
             notes = ("weights have changed since quantization-aware training, so ranges were chosen anew",)
-    chosen = calibration_set(context.data, section.images, section.calibration)
-    notes = (*notes, *chosen.notes)
-    write_manifest(chosen, folder / "calibration.json")
+    images, manifest, told = _calibration(folder, context, section)
+    notes = (*notes, *told)
     seen: dict[Any, Any] = {}  # so that images are run once, however often layers are chosen anew
 
     def quantized(extra: Sequence[str], *, repaired: bool = True) -> QuantizeResult:
         return quantize_onnx(
             floating,
             folder / "int8.onnx",
-            images=chosen.images,
+            images=images,
             imgsz=context.imgsz,
-            target=section.target,
             range=section.range,
             keep=(*section.keep, *extra),
-            weight_bits=section.weight_bits,
-            weight_group=section.weight_group,
+            **format_options(section),
             rounding=section.rounding if repaired else "nearest",
             bias_correction=section.bias_correction and repaired,
             seen=seen,
@@ -322,18 +321,32 @@ def quantize_checkpoint(
             floating,
             quantized,
             accuracy=lambda path: accuracy_of(context, path),
-            images=chosen.images,
+            images=images,
             imgsz=context.imgsz,
             cache=cache_folder(),
             progress=context.progress,
         )
-        found = _quantized(made.result, floating, folder / "calibration.json", (*notes, *made.notes))
+        found = _quantized(made.result, floating, manifest, (*notes, *made.notes))
         return replace(found, metrics={**found.metrics, **made.metrics})
     kept: tuple[str, ...] = ()
     if section.max_drop is not None:
-        mixed = _mixed(floating, context, section, chosen.images, quantized)
+        mixed = _mixed(floating, context, section, images, quantized)
         notes, kept = (*notes, mixed.note), mixed.keep
-    return _quantized(quantized(kept), floating, folder / "calibration.json", notes)
+    return _quantized(quantized(kept), floating, manifest, notes)
+
+
+def _calibration(
+    folder: Path, context: Context, section: QuantizeSection
+) -> tuple[Sequence[Path], Path | None, tuple[str, ...]]:
+    """Choose calibration images and write down which, with what there is to say; none where they decide nothing."""
+    repaired = section.rounding != "nearest" or section.bias_correction
+    ranked = section.max_drop is not None or section.latency is not None
+    if section.activations != "static" and not repaired and not ranked:
+        told = f"no image is looked at with activations={section.activations}, so calibration= has no part in this"
+        return (), None, (told,) if section.calibration is not None else ()
+    chosen = calibration_set(context.data, section.images, section.calibration)
+    write_manifest(chosen, folder / "calibration.json")
+    return chosen.images, folder / "calibration.json", chosen.notes
 
 
 def carries_scales(source: Path) -> bool:
@@ -389,7 +402,12 @@ def _quantized(
     outputs = {"float_onnx": floating, "qdq": result.path}
     if calibration is not None:
         outputs["calibration"] = calibration
-    return StageResult(outputs, {"calibration_images": result.images}, (*result.notes, *notes), tables)
+    metrics = {
+        "calibration_images": result.images,
+        "size_mb": result.size_bytes / 1e6,
+        "float_size_mb": result.float_size_bytes / 1e6,
+    }
+    return StageResult(outputs, metrics, (*result.notes, *notes), tables)
 
 
 def _mixed(
@@ -408,9 +426,9 @@ def _mixed(
             floating,
             images=images,
             imgsz=context.imgsz,
-            target=section.target,
             range=section.range,
             progress=context.progress,
+            **format_options(section),
         )
         return [r.layer for r in rows if not any(r.layer == k or r.layer.startswith(f"{k}.") for k in section.keep)]
 

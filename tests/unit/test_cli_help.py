@@ -68,6 +68,7 @@ def test_list_prints_recipes_flags_and_a_schema(capsys):
         ("ranges", "mse"),
         ("corruptions", "haze"),
         ("roundings", "adaround"),
+        ("weight_forms", "ternary"),
     ],
 )
 def test_list_prints_the_registries(capsys, kind, entry):

@@ -290,6 +290,10 @@ VALUES = {
     "quantize_range": "minmax",
     "quantize_weight_bits": 4,
     "quantize_weight_group": 16,
+    "quantize_weight_form": "ternary",
+    "quantize_weight_storage": "packed",
+    "quantize_activations": "none",
+    "quantize_activation_bits": 4,
     "quantize_rounding": "adaround",
     "quantize_bias_correction": True,
     "quantize_max_drop": 0.3,
@@ -422,7 +426,8 @@ def test_choices_are_what_the_registries_hold():
     from yolo_compress.distill import LOSSES
     from yolo_compress.engines import ENGINES
     from yolo_compress.prune import IMPORTANCES
-    from yolo_compress.quantize import RANGES, ROUNDINGS
+    from yolo_compress.quantize import RANGES, ROUNDINGS, WEIGHT_FORMS
+    from yolo_compress.quantize.format import ACTIVATIONS, STORAGES
 
     def choices(model, field):
         return set(typing.get_args(model.model_fields[field].annotation))
@@ -431,4 +436,7 @@ def test_choices_are_what_the_registries_hold():
     assert choices(recipe.PruneSection, "importance") == set(IMPORTANCES)
     assert choices(recipe.QuantizeSection, "range") == set(RANGES)
     assert choices(recipe.QuantizeSection, "rounding") == set(ROUNDINGS)
+    assert choices(recipe.QuantizeSection, "weight_form") == set(WEIGHT_FORMS)
+    assert choices(recipe.QuantizeSection, "weight_storage") == set(STORAGES)
+    assert choices(recipe.QuantizeSection, "activations") == set(ACTIVATIONS)
     assert set(recipe.ENGINE_PRECISIONS) == set(ENGINES)

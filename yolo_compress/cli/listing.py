@@ -48,6 +48,12 @@ def _ranges() -> str:
     return _lines([(name, entry.description) for name, entry in RANGES.items()])
 
 
+def _weight_forms() -> str:
+    from yolo_compress.quantize import WEIGHT_FORMS
+
+    return _lines([(name, entry.description) for name, entry in WEIGHT_FORMS.items()])
+
+
 def _roundings() -> str:
     from yolo_compress.quantize import ROUNDINGS
 
@@ -92,6 +98,7 @@ _LISTS = {
     "ranges": _ranges,
     "roundings": _roundings,
     "corruptions": _corruptions,
+    "weight_forms": _weight_forms,
     "recipes": _recipes,
     "schema": _schema,
     "flags": _flags,

@@ -14,7 +14,18 @@ from yolo_compress.cli.modes import MODES
 from yolo_compress.recipe import Flag
 
 WIDTH = 120
-KINDS = ("engines", "importances", "losses", "ranges", "corruptions", "recipes", "schema", "flags")
+KINDS = (
+    "engines",
+    "importances",
+    "losses",
+    "ranges",
+    "roundings",
+    "weight_forms",
+    "corruptions",
+    "recipes",
+    "schema",
+    "flags",
+)
 WORDS = {"list": f"[{'|'.join(KINDS)}]", "doctor": ""}
 NOTES = {
     "train": "Every setting of `yolo train` is valid too; `yolo cfg` lists them. A command line without recipe= and "

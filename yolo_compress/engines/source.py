@@ -7,7 +7,11 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from yolo_compress.engines.codes import check_codes
 from yolo_compress.errors import DataError, EngineError, UsageError, require
+
+QUANTIZERS = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
+FLOAT_RUN = "activations are not quantized, so convolutions run in float: smaller than the float model, and no faster"
 
 
 def check_precision(engine: str, precision: str, known: Sequence[str]) -> None:
@@ -50,16 +54,18 @@ def onnx_source(source: Path, scratch: Path, *, precision: str, imgsz: int) -> P
         DataError: The source does not exist or is damaged.
         UsageError: INT8 from a float model, or a float precision from a quantized one.
     """
+    from yolo_compress.host.export import export_onnx, onnx_metadata  # torch, which a session does not need
+
     if source.suffix == ".pt":
         if precision == "int8":
             raise UsageError(
                 f"an int8 engine needs a quantized graph; run: yolo-compress quantize model={source} data=..."
             )
-        from yolo_compress.host.export import export_onnx  # torch, which a session does not need
-
         return export_onnx(source, scratch / f"{source.stem}.onnx", imgsz=imgsz)
     check_file(source, ".onnx")
     quantized = is_quantized(source)
+    if precision == "int8" and not quantized and "yolo_compress" in onnx_metadata(source):
+        raise UsageError(f"'{source}' was quantized without codes of 8 bits; build it with precision=fp32")
     if precision == "int8" and not quantized:
         raise UsageError(f"'{source}' holds no quantizers; run first: yolo-compress quantize model={source} data=...")
     if precision != "int8" and quantized:
@@ -82,30 +88,34 @@ def is_quantized(path: Path) -> bool:
         raise EngineError(f"'{path}' is not a readable ONNX file ({error}); export it again") from error
     if not graph.node:
         raise EngineError(f"'{path}' is not a readable ONNX file (it holds no graph); export it again")
-    return any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in graph.node)
+    return any(node.op_type in QUANTIZERS for node in graph.node)
 
 
 def scheme_notes(engine: str, graph: Path) -> tuple[str, ...]:
-    """Say what it means that a graph was quantized for another runtime; empty where it was for this one, or by others.
+    """Say what it means how a graph was quantized; empty where it was for this runtime as it likes it, or by others.
 
     Raises:
-        UsageError: The runtime computes wrong values from such a graph.
+        UsageError: The runtime cannot run such a graph, or computes wrong values from it.
     """
     from yolo_compress.host.export import onnx_metadata  # torch, which a session does not need
 
     scheme = "tensorrt" if engine == "tensorrt_rtx" else engine
-    target = json.loads(onnx_metadata(graph).get("yolo_compress", "{}")).get("target", scheme)
-    if target == scheme:
-        return ()
+    facts = json.loads(onnx_metadata(graph).get("yolo_compress", "{}"))
+    target = facts.get("target", scheme)
     remedy = f"yolo-compress quantize target={scheme}"
-    if scheme == "tensorrt":
+    if scheme == "tensorrt" and target != scheme:
         raise UsageError(
             f"'{graph}' was quantized for {target}, with zero points, which TensorRT does not take; quantize the float "
             f"model again with: {remedy}"
         )
+    check_codes(engine, graph)
+    notes = (FLOAT_RUN,) if facts.get("activations") == "none" else ()
+    if target == scheme:
+        return notes
     if engine == "openvino" and target == "tensorrt":  # seen with 2026.4: int8 codes do not survive a Concat
         raise UsageError(
             f"'{graph}' was quantized for tensorrt, with signed activations that OpenVINO computes wrongly on CPUs; "
             f"quantize the float model again with: {remedy}"
         )
-    return (f"the graph was quantized for {target}, which {engine} may run more slowly than its own form: {remedy}",)
+    slower = f"the graph was quantized for {target}, which {engine} may run more slowly than its own form: {remedy}"
+    return (*notes, slower)

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from yolo_compress.quantize.format import NumberFormat, format_of, number_format
+from yolo_compress.quantize.forms import WEIGHT_FORMS
 from yolo_compress.quantize.from_cache import quantize_from_cache
 from yolo_compress.quantize.learned import Learned, quantize_learned
 from yolo_compress.quantize.ptq import quantize_onnx
@@ -17,11 +19,15 @@ __all__ = (
     "RANGES",
     "ROUNDINGS",
     "SCHEMES",
+    "WEIGHT_FORMS",
     "LayerRow",
     "Learned",
+    "NumberFormat",
     "QuantizeResult",
     "QuantizeSensitivityRow",
     "Stripped",
+    "format_of",
+    "number_format",
     "onnx_sensitivity",
     "quantize_from_cache",
     "quantize_learned",

@@ -19,16 +19,15 @@ from yolo_compress.host.data import read_data
 from yolo_compress.host.export import export_onnx
 from yolo_compress.host.trainer import CompressTrainer, Narrowing
 from yolo_compress.host.ultralytics import LOGGER, RANK, unwrap_model
-from yolo_compress.quantize.choice import choose_ranges
 from yolo_compress.quantize.emulation import CHILD, Quantizers, aside, current, hold_statistics, install
+from yolo_compress.quantize.format import format_of
 from yolo_compress.quantize.graph import nearest_parameters
 from yolo_compress.quantize.learned import FACT, Learned
 from yolo_compress.quantize.placement import Wiring, place
 from yolo_compress.quantize.ranges import RANGES
-from yolo_compress.quantize.scheme import SCHEMES
 from yolo_compress.quantize.sites import sites
 from yolo_compress.quantize.source import read_float
-from yolo_compress.quantize.weights import WeightForm
+from yolo_compress.quantize.widths import choose_widths, placed
 from yolo_compress.recipe import QatSection, QuantizeSection
 
 
@@ -108,28 +107,30 @@ class QuantizationAware:
             yield
 
     def _begin(self, trainer: CompressTrainer) -> tuple[Quantizers, tuple[tuple[str, ...], ...]]:
-        form = self.form
-        scheme, stride = SCHEMES[form.target], max(int(trainer.model.stride.max()), 32)
+        form, numbers = self.form, format_of(self.form)
+        stride = max(int(trainer.model.stride.max()), 32)
         imgsz = math.ceil(trainer.args.imgsz / stride) * stride  # the trainer rounds it the same way, but later
-        calibration = calibration_set(read_data(trainer.args.data), form.images, form.calibration)
-        images = calibration.images
+        calibration = None
+        if numbers.static:  # weights alone have no ranges to choose
+            calibration = calibration_set(read_data(trainer.args.data), form.images, form.calibration)
+        images = calibration.images if calibration else ()
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "start.pt"
             save_model(trainer.model, file)
             model = read_float(export_onnx(file, Path(folder) / "start.onnx", imgsz=imgsz))
-        placement = place(model.graph, scheme, keep=form.keep)
-        chosen = choose_ranges(model, placement, scheme, RANGES[form.range], images, imgsz=imgsz)
-        weights = WeightForm(form.weight_bits, form.weight_group, scheme.avoid_overflow)
-        parameters = nearest_parameters(model, placement, chosen.quantizers, weights, int32_bias=scheme.int32_bias)
+        placement = placed(place(model.graph, numbers.scheme, keep=form.keep), numbers)
+        chosen = choose_widths(model, placement, numbers, RANGES[form.range], images, imgsz=imgsz)
+        parameters = nearest_parameters(
+            model, placement, chosen.quantizers, numbers.weights, int32_bias=numbers.int32_bias
+        )
         found = sites(Wiring(model.graph), placement)
-        scales = {
-            layer.name: known.scales
-            for layer in placement.layers
-            if (known := parameters[layer.node].weight) is not None
-        }
-        start = Quantizers(found, [chosen.quantizers[group] for group in placement.groups], scales, weights)
+        weights = {layer.name: parameters[layer.node].weight for layer in placement.layers}
+        scales = {name: known.scales for name, known in weights.items() if known is not None}
+        tables = {name: known.table for name, known in weights.items() if known is not None and known.table is not None}
+        activations = [chosen.quantizers[group] for group in placement.groups]
+        start = Quantizers(found, activations, scales, numbers.weights, tables)
         if RANK in {-1, 0}:
-            for note in calibration.notes:
+            for note in calibration.notes if calibration else ():
                 LOGGER.warning(note)
             LOGGER.info(
                 f"Training quantized for {form.target}: {len(scales)} of {len(placement.layers)} convolutions, "

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -24,8 +24,9 @@ from torch.nn import functional
 from yolo_compress.errors import UnsupportedModel
 from yolo_compress.host.ultralytics import SPPF, Bottleneck, Conv, DWConv, PSABlock
 from yolo_compress.quantize.affine import Affine
-from yolo_compress.quantize.fake import ActivationQuantizer, WeightQuantizer
+from yolo_compress.quantize.fake import ActivationQuantizer, Quantizer
 from yolo_compress.quantize.sites import Site
+from yolo_compress.quantize.straight import weight_quantizer
 from yolo_compress.quantize.weights import WeightForm
 
 CHILD = "quantizers"
@@ -41,19 +42,22 @@ class Quantizers:
         activations: The quantizer of each group.
         weights: Scales (output channels, blocks) of the quantized convolutions by module name.
         form: Of the weights.
+        tables: Values of codebooks by module name, where the form has them.
     """
 
     sites: Mapping[str, Site]
     activations: Sequence[Affine]
     weights: Mapping[str, np.ndarray]
     form: WeightForm
+    tables: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def plain(self) -> dict[str, Any]:
         """Return it as built-in types."""
         return {
             "sites": {name: asdict(site) for name, site in self.sites.items()},
-            "activations": [(float(a.scale), a.zero_point, a.signed) for a in self.activations],
+            "activations": [(float(a.scale), a.zero_point, a.signed, a.bits) for a in self.activations],
             "weights": {name: scales.tolist() for name, scales in self.weights.items()},
+            "tables": {name: table.tolist() for name, table in self.tables.items()},
             "form": asdict(self.form),
         }
 
@@ -62,9 +66,11 @@ class Quantizers:
         """Take it up from built-in types."""
         return Quantizers(
             {name: Site(**site) for name, site in plain["sites"].items()},
-            [Affine(np.float32(scale), zero, signed) for scale, zero, signed in plain["activations"]],
+            # checkpoints from before there were other widths leave the bits out, and have no tables
+            [Affine(np.float32(scale), zero, signed, *bits) for scale, zero, signed, *bits in plain["activations"]],
             {name: np.asarray(scales, np.float32) for name, scales in plain["weights"].items()},
             WeightForm(**plain["form"]),
+            {name: np.asarray(table, np.float32) for name, table in plain.get("tables", {}).items()},
         )
 
 
@@ -75,7 +81,10 @@ def install(model: nn.Module, quantizers: Quantizers) -> None:
         UnsupportedModel: A module that has to be quantized is not where Ultralytics has it.
     """
     activations = nn.ModuleList(ActivationQuantizer(affine) for affine in quantizers.activations)
-    weights = nn.ModuleList(WeightQuantizer(scales, quantizers.form) for scales in quantizers.weights.values())
+    weights = nn.ModuleList(
+        weight_quantizer(scales, quantizers.form, quantizers.tables.get(name))
+        for name, scales in quantizers.weights.items()
+    )
     device = next(model.parameters()).device
     model.add_module(CHILD, nn.ModuleDict({"activations": activations, "weights": weights}).to(device))
     _bind(model, quantizers)
@@ -106,11 +115,11 @@ def current(model: nn.Module, quantizers: Quantizers) -> Quantizers:
     """Return what the quantizers of a model, which were begun with these, have come to."""
     child = getattr(model, CHILD)
     with torch.no_grad():
-        scales = {
-            name: quantizer.scales(folded(model.get_submodule(name))[0])
-            for name, quantizer in zip(quantizers.weights, child["weights"], strict=True)
-        }
-    return replace(quantizers, activations=[quantizer.affine() for quantizer in child["activations"]], weights=scales)
+        of_weights = dict(zip(quantizers.weights, child["weights"], strict=True))
+        scales = {name: found.scales(folded(model.get_submodule(name))[0]) for name, found in of_weights.items()}
+        tables = {name: table for name, found in of_weights.items() if (table := found.values_of_table()) is not None}
+        activations = [quantizer.affine() for quantizer in child["activations"]]
+    return replace(quantizers, activations=activations, weights=scales, tables=tables)
 
 
 def folded(block: Conv) -> tuple[torch.Tensor, torch.Tensor]:
@@ -146,7 +155,7 @@ class _Folded(_Forward):
         self,
         block: Conv,
         source: ActivationQuantizer | None,
-        weight: WeightQuantizer | None,
+        weight: Quantizer | None,
         output: ActivationQuantizer | None,
     ) -> None:
         self.block, self.source, self.weight, self.output = block, source, weight, output

@@ -21,8 +21,29 @@ from yolo_compress.quantize.affine import Affine
 from yolo_compress.quantize.weights import WeightForm
 
 
-class FakeQuantizer(nn.Module):
-    """Scales that are learned; they stay in float32 whatever precision the model around them is turned to."""
+class Quantizer(nn.Module):
+    """What it holds stays in float32, whatever precision the model around it is turned to."""
+
+    def scales(self, weight: torch.Tensor) -> np.ndarray:
+        """Return the scales (outputs, blocks) that a weight is quantized with, as float32."""
+        raise NotImplementedError
+
+    def values_of_table(self) -> np.ndarray | None:
+        """Return the values of a codebook in scales, None without one."""
+        return None
+
+    def _load_from_state_dict(self, state: Mapping[str, Any], prefix: str, *rest: Any) -> None:
+        """Take up values, or stay as it is where a state comes from a checkpoint, which holds the float model alone."""
+        if any(f"{prefix}{name}" in state for name in self._parameters):
+            super()._load_from_state_dict(state, prefix, *rest)
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Any:
+        """Follow the model to a device, but not to half precision, which would move every code."""
+        return super()._apply(lambda tensor: tensor.to(fn(tensor[..., :0]).device), recurse)
+
+
+class FakeQuantizer(Quantizer):
+    """Scales that are learned."""
 
     log_scale: nn.Parameter
 
@@ -39,15 +60,6 @@ class FakeQuantizer(nn.Module):
             scale.register_hook(lambda gradient: gradient * factor)
         return scale
 
-    def _load_from_state_dict(self, state: Mapping[str, Any], prefix: str, *rest: Any) -> None:
-        """Take up scales, or stay as it is where a state comes from a checkpoint, which holds the float model alone."""
-        if f"{prefix}log_scale" in state:
-            super()._load_from_state_dict(state, prefix, *rest)
-
-    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Any:
-        """Follow the model to a device, but not to half precision, which would move every code."""
-        return super()._apply(lambda tensor: tensor.to(fn(tensor[..., :0]).device), recurse)
-
 
 class ActivationQuantizer(FakeQuantizer):
     """One learned scale and a fixed zero point for a whole tensor, as `Affine` has them."""
@@ -55,7 +67,7 @@ class ActivationQuantizer(FakeQuantizer):
     def __init__(self, start: Affine) -> None:
         """Begin with what calibration has chosen."""
         super().__init__(torch.tensor([float(start.scale)]))
-        self.signed, self.low, self.high = start.signed, *start.code_range
+        self.signed, self.bits, self.low, self.high = start.signed, start.bits, *start.code_range
         # counted from the lowest code: torch's backward truncates, and is one off where a zero point is negative
         above = float(start.zero_point - self.low)
         self.register_buffer("zero_point", torch.tensor([above]), persistent=False)
@@ -71,7 +83,8 @@ class ActivationQuantizer(FakeQuantizer):
 
     def affine(self) -> Affine:
         """Return the quantizer as it stands."""
-        return Affine(np.float32(self.log_scale.exp().item()), int(self.zero_point.item()) + self.low, self.signed)
+        zero_point = int(self.zero_point.item()) + self.low
+        return Affine(np.float32(self.log_scale.exp().item()), zero_point, self.signed, self.bits)
 
 
 class WeightQuantizer(FakeQuantizer):

@@ -13,13 +13,12 @@ import numpy as np
 from yolo_compress.engines.tensorrt.cache import CalibrationCache
 from yolo_compress.errors import DataError
 from yolo_compress.quantize.affine import Affine
+from yolo_compress.quantize.format import number_format
 from yolo_compress.quantize.graph import Parameters, float_parameters, nearest_parameters
 from yolo_compress.quantize.grid import keep_codes
 from yolo_compress.quantize.placement import Group, Placement, Wiring, place
 from yolo_compress.quantize.result import Choices, QuantizeResult, write_result
-from yolo_compress.quantize.scheme import SCHEMES
 from yolo_compress.quantize.source import read_float
-from yolo_compress.quantize.weights import WeightForm
 
 if TYPE_CHECKING:
     import onnx
@@ -55,10 +54,10 @@ def quantize_from_cache(source: Path, out: Path, cache: CalibrationCache, *, kee
         UnsupportedModel: Not a float detector of Ultralytics.
         OutputError: `out` cannot be written.
     """
-    model, scheme, form = read_float(source), SCHEMES[TARGET], WeightForm()
-    placement = place(model.graph, scheme, keep=keep)
+    model, numbers = read_float(source), number_format(target=TARGET)
+    placement = place(model.graph, numbers.scheme, keep=keep)
     quantizers, notes = _quantizers(placement, cache, source)
-    parameters = nearest_parameters(model, placement, quantizers, form, int32_bias=scheme.int32_bias)
+    parameters = nearest_parameters(model, placement, quantizers, numbers.weights, int32_bias=numbers.int32_bias)
     parameters, exact = _on_their_codes(model, parameters)
     if exact:
         notes.append(f"the weights of {exact} layers lie on INT8 codes already and keep them")
@@ -71,11 +70,11 @@ def quantize_from_cache(source: Path, out: Path, cache: CalibrationCache, *, kee
         "range": "cache",
         "cache": f"TRT-{cache.version}-{cache.algorithm}",
         "keep": list(keep),
-        "weight_bits": form.bits,
-        "weight_group": form.group,
+        "weight_bits": numbers.weights.bits,
+        "weight_group": numbers.weights.group,
     }
-    made = Choices(quantizers, dict.fromkeys(quantizers, "cache"), parameters, form)
-    return FromCache(write_result(model, placement, scheme, made, out, facts=facts, images=0, notes=notes), unused)
+    made = Choices(quantizers, dict.fromkeys(quantizers, "cache"), parameters)
+    return FromCache(write_result(model, placement, numbers, made, out, facts=facts, images=0, notes=notes), unused)
 
 
 def _quantizers(placement: Placement, cache: CalibrationCache, source: Path) -> tuple[dict[Group, Affine], list[str]]:

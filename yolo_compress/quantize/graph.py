@@ -13,40 +13,14 @@ from yolo_compress.errors import require
 from yolo_compress.quantize.affine import Affine
 from yolo_compress.quantize.placement import Group, Placement, Wiring
 from yolo_compress.quantize.ranges import Function, silu
-from yolo_compress.quantize.weights import QuantizedWeight, WeightForm, nearest
+from yolo_compress.quantize.storage import assembled, raised
+from yolo_compress.quantize.weights import WeightForm, nearest
+from yolo_compress.quantize.writer import Names, Parameters, Writer
 
 if TYPE_CHECKING:
     import onnx
 
 INT32_LIMIT = 2.0**30  # codes of a bias; half of int32, since the accumulator adds to it
-
-
-@dataclass(frozen=True)
-class Names:
-    """What the nodes and constants of one tensor's quantizer are called."""
-
-    scale: str
-    zero_point: str
-    codes: str
-    values: str
-
-    @staticmethod
-    def of(tensor: str) -> Names:
-        """Name them after the tensor."""
-        return Names(f"{tensor}_scale", f"{tensor}_zero_point", f"{tensor}_quantized", f"{tensor}_dequantized")
-
-
-@dataclass(frozen=True)
-class Parameters:
-    """Of a convolution as it is written.
-
-    Attributes:
-        weight: Its codes, None where it stays in float.
-        bias: (outputs,) float32, None where it has none.
-    """
-
-    weight: QuantizedWeight | None
-    bias: np.ndarray | None
 
 
 def float_parameters(wiring: Wiring, node: int) -> tuple[np.ndarray, np.ndarray | None]:
@@ -115,10 +89,12 @@ def insert(
     parameters: Mapping[int, Parameters],
     *,
     int32_bias: bool,
+    packed: bool = False,
 ) -> onnx.ModelProto:
     """Return a copy of a float model with quantizers in it; metadata, inputs and outputs stay as they are.
 
-    Weights become integer constants, symmetric per output channel, behind a DequantizeLinear.
+    Weights become integer constants, symmetric per output channel, behind a DequantizeLinear. Codes of 4 and of 16 bits
+    take opset 21, to which the copy is raised where they occur.
 
     Args:
         model: The float model that `placement` was made for.
@@ -126,11 +102,18 @@ def insert(
         quantizers: Scale and zero point of each group.
         parameters: Codes and bias of each convolution, by its node.
         int32_bias: Store biases as int32 under input scale x weight scale, else leave them float.
+        packed: Store codes of weights as INT4, two to a byte.
     """
     onnx = require("onnx", extra="onnx", purpose="quantization")
+    if (
+        packed
+        or any(quantizer.bits > 8 for quantizer in quantizers.values())
+        or any(map(_is_wide, parameters.values()))
+    ):
+        model = raised(model)
     wiring = Wiring(model.graph)
     by_tensor = {name: quantizer for group, quantizer in quantizers.items() for name in group.tensors}
-    writer = _Writer(onnx)
+    writer = Writer(onnx, packed)
     read = {wiring.nodes[index].input[position] for index, position in placement.reads}
     nodes = [node for name in wiring.inputs if name in read for node in writer.pair(name, by_tensor[name])]
     for index, original in enumerate(wiring.nodes):
@@ -139,8 +122,8 @@ def insert(
         if index in parameters:
             given = parameters[index]
             if given.weight is not None:
-                source = _quantizer_behind(wiring, original.input[0], by_tensor)
-                nodes += writer.weight(node, given, source if int32_bias else None)
+                source = _quantizer_behind(wiring, original.input[0], by_tensor) if int32_bias else None
+                nodes += writer.weight(node, given, source)
             elif given.bias is not None:
                 writer.bias(node, given.bias)
         for position, name in enumerate(original.input):
@@ -150,16 +133,7 @@ def insert(
         for name in original.output:
             if name in read:
                 nodes += writer.pair(name, by_tensor[name])
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
-    del result.graph.node[:]
-    result.graph.node.extend(nodes)
-    used = {name for node in nodes for name in node.input} | set(wiring.outputs)
-    constants = [value for value in [*model.graph.initializer, *writer.constants] if value.name in used]
-    del result.graph.initializer[:]
-    result.graph.initializer.extend(constants)
-    onnx.checker.check_model(result)
-    return result
+    return assembled(model, nodes, writer.constants)
 
 
 def source_tensor(wiring: Wiring, name: str, quantized: Mapping[str, object]) -> str:
@@ -173,69 +147,5 @@ def _quantizer_behind(wiring: Wiring, name: str, by_tensor: Mapping[str, Affine]
     return by_tensor[source_tensor(wiring, name, by_tensor)]
 
 
-class _Writer:
-    """Makes nodes, and keeps the constants that they read."""
-
-    def __init__(self, onnx: onnx) -> None:
-        self.onnx = onnx
-        self.constants: list[onnx.TensorProto] = []
-
-    def pair(self, tensor: str, quantizer: Affine) -> list[onnx.NodeProto]:
-        names = Names.of(tensor)
-        self._constant(names.scale, np.array(quantizer.scale, np.float32))
-        self._constant(names.zero_point, np.array(quantizer.zero_point, quantizer.dtype))
-        make = self.onnx.helper.make_node
-        constants = [names.scale, names.zero_point]
-        return [
-            make("QuantizeLinear", [tensor, *constants], [names.codes], f"{tensor}_QuantizeLinear"),
-            make("DequantizeLinear", [names.codes, *constants], [names.values], f"{tensor}_DequantizeLinear"),
-        ]
-
-    def weight(self, conv: onnx.NodeProto, given: Parameters, source: Affine | None) -> list[onnx.NodeProto]:
-        """Point a convolution to its codes, named after the convolution since weights can be shared.
-
-        Args:
-            conv: The node, changed in place.
-            given: Codes and bias.
-            source: The quantizer of its input where biases are int32.
-        """
-        assert given.weight is not None
-        codes, scales = given.weight.codes, given.weight.scales
-        nodes = []
-        if scales.shape[1] == 1:
-            nodes.append(self._dequantize(conv, 1, f"{conv.name}/weight", codes, scales[:, 0]))
-        else:  # a scale per block needs opset 21, so blocks are rows until the weight has its shape again
-            blocks = codes.reshape(scales.size, -1)
-            nodes.append(self._dequantize(conv, 1, f"{conv.name}/weight", blocks, scales.reshape(-1)))
-            shape = f"{conv.name}/weight_shape"
-            self._constant(shape, np.array(codes.shape, np.int64))
-            rows, conv.input[1] = conv.input[1], f"{conv.name}/weight_values"
-            nodes.append(self.onnx.helper.make_node("Reshape", [rows, shape], [conv.input[1]], f"{conv.name}/Reshape"))
-        if given.bias is not None and source is not None:
-            bias_scales = (scales.max(axis=1) * source.scale).astype(np.float32)
-            limit = np.iinfo(np.int32).max  # a corrected bias may be larger than the one that scales were chosen for
-            bias_codes = np.clip(np.rint(given.bias.astype(np.float64) / bias_scales), -limit, limit).astype(np.int32)
-            nodes.append(self._dequantize(conv, 2, f"{conv.name}/bias", bias_codes, bias_scales))
-        elif given.bias is not None:
-            self.bias(conv, given.bias)
-        return nodes
-
-    def bias(self, conv: onnx.NodeProto, values: np.ndarray) -> None:
-        conv.input[2] = f"{conv.name}/bias"
-        self._constant(conv.input[2], values.astype(np.float32))
-
-    def _dequantize(
-        self, conv: onnx.NodeProto, position: int, tensor: str, codes: np.ndarray, scales: np.ndarray
-    ) -> onnx.NodeProto:
-        names = Names.of(tensor)
-        self._constant(names.codes, codes)
-        self._constant(names.scale, scales)
-        self._constant(names.zero_point, np.zeros(len(scales), codes.dtype))
-        conv.input[position] = names.values
-        inputs = [names.codes, names.scale, names.zero_point]
-        return self.onnx.helper.make_node(
-            "DequantizeLinear", inputs, [names.values], f"{tensor}_DequantizeLinear", axis=0
-        )
-
-    def _constant(self, name: str, values: np.ndarray) -> None:
-        self.constants.append(self.onnx.numpy_helper.from_array(values, name))
+def _is_wide(parameters: Parameters) -> bool:
+    return parameters.weight is not None and parameters.weight.codes.dtype == np.int16

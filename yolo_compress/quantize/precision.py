@@ -13,17 +13,17 @@ from typing import Protocol
 from yolo_compress.bench.latency import summarize
 from yolo_compress.bench.paired import noise_image, paired_seconds
 from yolo_compress.engines.protocol import Engine
-from yolo_compress.engines.source import is_quantized
 from yolo_compress.errors import GateNotMet
+from yolo_compress.quantize.format import format_of, format_options
 from yolo_compress.quantize.knapsack import Choice, Knapsack
 from yolo_compress.quantize.mixed import first_that_holds
 from yolo_compress.quantize.placement import place
 from yolo_compress.quantize.result import QuantizeResult
-from yolo_compress.quantize.savings import Savings, measure_savings, runtime_for
-from yolo_compress.quantize.scheme import SCHEMES
+from yolo_compress.quantize.savings import Savings, measure_savings, precision_of, runtime_for
 from yolo_compress.quantize.sensitivity import onnx_sensitivity
 from yolo_compress.quantize.source import read_float
 from yolo_compress.quantize.timed import Measured, Tried, fit_latency
+from yolo_compress.quantize.widths import placed
 from yolo_compress.recipe import QuantizeSection
 
 STEPS = 100  # maps that a drop is sought among, from the fastest to float: one per cent of what INT8 saves between two
@@ -108,7 +108,8 @@ def precision_map(
     with tempfile.TemporaryDirectory() as place_:
         bench = _Bench(engine, Path(place_), floating, imgsz, progress)
         model = read_float(floating)
-        placement = place(model.graph, SCHEMES[section.target], keep=section.keep)
+        numbers = format_of(section)
+        placement = placed(place(model.graph, numbers.scheme, keep=section.keep), numbers)
         savings = measure_savings(
             engine,
             floating,
@@ -116,6 +117,7 @@ def precision_map(
             model,
             placement,
             imgsz=imgsz,
+            numbers=numbers,
             cache=cache,
             progress=progress,
         )
@@ -138,7 +140,12 @@ def precision_map(
                 nearest = quantized(found.choice.keep).path
                 _judge(found, free, section, nearest, drop(nearest))
         rows = onnx_sensitivity(
-            floating, images=images, imgsz=imgsz, target=section.target, range=section.range, progress=progress
+            floating,
+            images=images,
+            imgsz=imgsz,
+            range=section.range,
+            progress=progress,
+            **format_options(section),
         )
         costs = {row.layer: max(row.output_change, 0.0) for row in rows}
         knapsack = Knapsack({layer: costs[layer] for layer in savings.layers}, savings.ms)
@@ -167,8 +174,8 @@ class _Bench:
 
     def build(self, graph: Path) -> Path:
         self.built += 1
-        precision = "int8" if is_quantized(graph) else "fp32"  # with every layer in float, no quantizer is left
-        return self.engine.build(graph, self.folder / str(self.built), precision=precision, imgsz=self.imgsz).path
+        place_ = self.folder / str(self.built)
+        return self.engine.build(graph, place_, precision=precision_of(graph), imgsz=self.imgsz).path
 
     def measure(self, graph: Path) -> Measured:
         seconds = paired_seconds(

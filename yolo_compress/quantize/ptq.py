@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from yolo_compress.errors import UsageError, entry_of
-from yolo_compress.quantize.choice import choose_ranges
+from yolo_compress.quantize.format import number_format
 from yolo_compress.quantize.graph import Parameters, nearest_parameters
 from yolo_compress.quantize.histogram import Histogram
 from yolo_compress.quantize.placement import Group, place
@@ -15,9 +15,9 @@ from yolo_compress.quantize.ranges import RANGES
 from yolo_compress.quantize.repair import repair_layers
 from yolo_compress.quantize.result import Choices, QuantizeResult, calibration_notes, write_result
 from yolo_compress.quantize.rounding import ROUNDINGS
-from yolo_compress.quantize.scheme import SCHEMES
 from yolo_compress.quantize.source import read_float
 from yolo_compress.quantize.weights import WeightForm
+from yolo_compress.quantize.widths import choose_widths, placed
 
 REPAIR_IMAGES = 64  # of the calibration set; each is looked at at many positions
 
@@ -31,27 +31,36 @@ def quantize_onnx(
     target: str = "openvino",
     range: str = "mse",
     keep: Sequence[str] = (),
-    weight_bits: int = 8,
+    weight_form: str = "uniform",
+    weight_bits: int | None = None,
     weight_group: int | None = None,
+    weight_storage: str = "bytes",
+    activations: str = "static",
+    activation_bits: int = 8,
     rounding: str = "nearest",
     bias_correction: bool = False,
     avoid_overflow: bool | None = None,
     seen: dict[Group, Histogram] | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> QuantizeResult:
-    """Quantize a float ONNX to INT8 and write it with the metadata that it had.
+    """Quantize a float ONNX, to INT8 when nothing else is said, and write it with the metadata that it had.
 
     Args:
         source: A detector exported by Ultralytics, float32, BatchNorm folded.
         out: The Q/DQ ONNX to write.
-        images: Calibration images; they must not be the ones that accuracy is measured on.
+        images: Calibration images; they must not be the ones that accuracy is measured on. None are looked at where
+            activations have no static ranges and nothing is repaired.
         imgsz: Side of the square input in pixels.
         target: Runtime whose scheme is followed; see `SCHEMES`.
         range: How activation ranges are chosen; see `RANGES`.
         keep: Layers left in float, by module name or prefix.
-        weight_bits: Of a weight's code, 2 to 8. Codes of fewer than 8 bits are stored in bytes all the same.
+        weight_form: Kind of the weights; see `WEIGHT_FORMS`.
+        weight_bits: Of a weight's code: 2 to 16 for `uniform`, 8 when not given, and what `WEIGHT_FORMS` says else.
         weight_group: Input channels that share a weight scale; a whole output channel has one when not given, and in
             layers whose inputs it does not divide.
+        weight_storage: `bytes`, or `packed` for codes of at most 4 bits, two to a byte.
+        activations: `static`: ranges are chosen on the images; `dynamic`: found while the model runs; `none`: float.
+        activation_bits: Of the code of a static activation, 2 to 16; other than 8 a simulation.
         rounding: How codes of weights are chosen; see `ROUNDINGS`.
         bias_correction: Add to biases by how much outputs are too low on the images, layer by layer.
         avoid_overflow: Scale weights so that CPUs without VNNI cannot saturate; the scheme decides when not given, not
@@ -60,25 +69,32 @@ def quantize_onnx(
         progress: Takes a line now and then.
 
     Raises:
-        UsageError: Unknown target, range, rounding or layer to keep, bits out of range, a group that divides no layer,
-            another image size, or a model that is quantized already.
+        UsageError: Unknown target, range, form, rounding or layer to keep, bits out of range, options that do not go
+            together or that the target cannot run, a group that divides no layer, another image size, or a model that
+            is quantized already.
         DataError: No images, an unreadable one, or no such model.
         UnsupportedModel: Not a float detector of Ultralytics, or activations that are not finite.
         OutputError: `out` cannot be written.
     """
     source, out = Path(source), Path(out)
-    scheme = entry_of(SCHEMES, "target", target)
     method = entry_of(RANGES, "range", range)
     rounder = entry_of(ROUNDINGS, "rounding", rounding).choose
-    if not 2 <= weight_bits <= 8:
-        raise UsageError(f"weight_bits={weight_bits} is not possible; give 2 to 8")
+    options = {
+        "target": target,
+        "weight_form": weight_form,
+        "weight_bits": weight_bits,
+        "weight_group": weight_group,
+        "weight_storage": weight_storage,
+        "activations": activations,
+        "activation_bits": activation_bits,
+    }
+    numbers = number_format(**options, avoid_overflow=avoid_overflow, range=range, rounding=rounding)
+    scheme, weights = numbers.scheme, numbers.weights
     model = read_float(source)
-    placement = place(model.graph, scheme, keep=keep)
-    chosen = choose_ranges(model, placement, scheme, method, images, imgsz=imgsz, seen=seen, progress=progress)
+    placement = placed(place(model.graph, scheme, keep=keep), numbers)
+    chosen = choose_widths(model, placement, numbers, method, images, imgsz=imgsz, seen=seen, progress=progress)
     quantizers = chosen.quantizers
-    safe = scheme.avoid_overflow if avoid_overflow is None else avoid_overflow
-    weights = WeightForm(weight_bits, weight_group, safe)
-    parameters = nearest_parameters(model, placement, quantizers, weights, int32_bias=scheme.int32_bias)
+    parameters = nearest_parameters(model, placement, quantizers, weights, int32_bias=numbers.int32_bias)
     _check_group(weights, parameters)
     errors: dict[int, tuple[float, float]] = {}
     if rounder or bias_correction:
@@ -92,23 +108,23 @@ def quantize_onnx(
             form=weights,
             rounder=rounder,
             bias=bias_correction,
-            int32_bias=scheme.int32_bias,
+            int32_bias=numbers.int32_bias,
             progress=progress,
         )
+    looked = len(images) if numbers.static or errors else 0
     facts = {
-        "target": target,
+        **options,
         "range": range,
-        "images": len(images),
+        "images": looked,
         "keep": list(keep),
-        "weight_bits": weight_bits,
-        "weight_group": weight_group,
+        "weight_bits": weights.bits,
         "rounding": rounding,
         "bias_correction": bias_correction,
-        "avoid_overflow": safe,
+        "avoid_overflow": weights.avoid_overflow,
     }
-    made = Choices(quantizers, chosen.methods, parameters, weights, chosen.seen, errors)
-    notes = calibration_notes(len(images))
-    return write_result(model, placement, scheme, made, out, facts=facts, images=len(images), notes=notes)
+    made = Choices(quantizers, chosen.methods, parameters, chosen.seen, errors)
+    notes = calibration_notes(len(images)) if numbers.static else []
+    return write_result(model, placement, numbers, made, out, facts=facts, images=looked, notes=notes)
 
 
 def _check_group(form: WeightForm, parameters: Mapping[int, Parameters]) -> None:

@@ -14,7 +14,6 @@ from yolo_compress.quantize.histogram import Histogram
 STEPS = 60  # candidates per side in each sweep of the mse search
 PERCENTILE = 99.99
 HALF_BINS = 2048  # per side, of the histogram that the entropy search looks at, as TensorRT has them
-LEVELS = 128  # that absolute values are merged into, as TensorRT does; ONNX Runtime's default on both sides together
 SMALLEST_SHARE = 0.05  # of the observed range; a lone outlier can be twenty times what matters
 
 Function = Callable[[np.ndarray], np.ndarray]
@@ -31,14 +30,15 @@ class RangeMethod:
 
 @dataclass(frozen=True)
 class Form:
-    """The form of an 8-bit activation quantizer."""
+    """The form of an activation quantizer."""
 
     signed: bool
     symmetric: bool
+    bits: int = 8
 
     def quantizer(self, low: float, high: float) -> Affine:
         """Return the quantizer that covers [low, high]."""
-        return from_range(low, high, signed=self.signed, symmetric=self.symmetric)
+        return from_range(low, high, signed=self.signed, symmetric=self.symmetric, bits=self.bits)
 
 
 def minmax(seen: Histogram, form: Form, through: Function | None = None) -> tuple[float, float]:
@@ -78,19 +78,22 @@ def entropy(seen: Histogram, form: Form, through: Function | None = None) -> tup
 
     Symmetric ranges are those of TensorRT's calibrator, of the absolute values in `HALF_BINS` bins up to the largest.
     Others are those of ONNX Runtime's, in twice as many bins around zero, and end at the smallest value, where that
-    lies nearer to zero. The divergence jumps from candidate to candidate, so that another number of bins, or other
-    edges, give a range that is some ten per cent larger or smaller: neither may differ from the original.
+    lies nearer to zero. Bins are merged into half as many levels as there are codes: 128 of 8 bits, on both sides of
+    zero together for the latter, as is its default. The divergence jumps from candidate to candidate, so that another
+    number of bins, or other edges, give a range that is some ten per cent larger or smaller: neither may differ from
+    the original.
     """
     peak = max(-seen.low, seen.high)
     if not peak:
         return 0.0, 0.0
+    levels = 2 ** (form.bits - 1)
     if form.symmetric:
         edges = np.linspace(0, peak, HALF_BINS + 1)
         counts = seen.between(edges) + seen.between(-edges[::-1])[::-1]
-        edge = min((entropy_length(counts, LEVELS) + 0.5) * peak / HALF_BINS, peak)
+        edge = min((entropy_length(counts, levels) + 0.5) * peak / HALF_BINS, peak)
         return -edge, edge
     edges = np.linspace(-peak, peak, 2 * HALF_BINS + 2)
-    edge = min(float(edges[HALF_BINS + 1 + entropy_threshold(seen.between(edges), LEVELS)]), peak)
+    edge = min(float(edges[HALF_BINS + 1 + entropy_threshold(seen.between(edges), levels)]), peak)
     return max(-edge, seen.low), min(edge, seen.high)
 
 

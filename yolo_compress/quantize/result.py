@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from yolo_compress.artifacts import atomic_write
 from yolo_compress.quantize.affine import Affine
+from yolo_compress.quantize.dynamic import insert_dynamic
+from yolo_compress.quantize.format import NumberFormat
 from yolo_compress.quantize.graph import Parameters, insert, source_tensor
 from yolo_compress.quantize.histogram import Histogram
 from yolo_compress.quantize.placement import Group, Placement, Wiring
 from yolo_compress.quantize.ranges import relative_error
-from yolo_compress.quantize.scheme import Scheme
-from yolo_compress.quantize.weights import WeightForm
 
 if TYPE_CHECKING:
     import onnx
@@ -30,12 +30,12 @@ class LayerRow:
 
     Attributes:
         name: Module name, such as model.2.cv1.
-        precision: `int8` or `fp32`.
+        precision: `int8`, or another width of its input's codes; `weights` where its input stays float; `fp32`.
         weight: Form of the weight.
-        activation: Range of its input that codes stand for, None in float.
+        activation: Range of its input that codes stand for, None in float and where it is found at run time.
         method: How that range was chosen.
         error: Energy of its input's quantization error as a share of the input's energy, None in float and where scales
-            were learned.
+            were learned or are found at run time.
         output_error: The same of its output behind the activation, before and after repair, None without repair.
         why: What keeps it in float, empty where it is quantized.
     """
@@ -52,12 +52,23 @@ class LayerRow:
 
 @dataclass(frozen=True)
 class QuantizeResult:
-    """A Q/DQ ONNX and how it came about; `images` counts the calibration images."""
+    """A Q/DQ ONNX and how it came about.
+
+    Attributes:
+        path: The file.
+        layers: What became of each convolution.
+        notes: Footnotes.
+        images: Calibration images that were looked at.
+        size_bytes: Of the file.
+        float_size_bytes: Of the float model.
+    """
 
     path: Path
     layers: tuple[LayerRow, ...]
     notes: tuple[str, ...]
     images: int
+    size_bytes: int
+    float_size_bytes: int
 
 
 @dataclass(frozen=True)
@@ -68,7 +79,6 @@ class Choices:
         quantizers: Scale and zero point of each group of tensors.
         methods: How they were chosen.
         parameters: Codes and bias of each convolution, by its node.
-        form: Of the weights.
         seen: What calibration saw of each group, as far as it looked.
         errors: By node, error of the output before and after repair, where there was any.
     """
@@ -76,7 +86,6 @@ class Choices:
     quantizers: Mapping[Group, Affine]
     methods: Mapping[Group, str]
     parameters: Mapping[int, Parameters]
-    form: WeightForm
     seen: Mapping[Group, Histogram] = field(default_factory=dict)
     errors: Mapping[int, tuple[float, float]] = field(default_factory=dict)
 
@@ -84,7 +93,7 @@ class Choices:
 def write_result(
     model: onnx.ModelProto,
     placement: Placement,
-    scheme: Scheme,
+    numbers: NumberFormat,
     made: Choices,
     out: Path,
     *,
@@ -97,12 +106,24 @@ def write_result(
     Raises:
         OutputError: `out` cannot be written.
     """
-    result = insert(model, placement, made.quantizers, made.parameters, int32_bias=scheme.int32_bias)
+    if numbers.activations == "dynamic":
+        result = insert_dynamic(model, placement, made.parameters)
+    else:
+        result = insert(
+            model,
+            placement,
+            made.quantizers,
+            made.parameters,
+            int32_bias=numbers.int32_bias,
+            packed=numbers.packed,
+        )
     entry = result.metadata_props.add()
     entry.key, entry.value = "yolo_compress", json.dumps(dict(facts))
-    atomic_write(out, result.SerializeToString())
-    rows = _rows(model, placement, made)
-    return QuantizeResult(out, rows, (*_notes(rows, scheme, made.form), *notes), images)
+    written = result.SerializeToString()
+    atomic_write(out, written)
+    rows = _rows(model, placement, numbers, made)
+    told = (_count(rows, numbers), *numbers.notes(), *notes)
+    return QuantizeResult(out, rows, told, images, len(written), model.ByteSize())
 
 
 def calibration_notes(images: int) -> list[str]:
@@ -111,7 +132,7 @@ def calibration_notes(images: int) -> list[str]:
     return [few] if images < FEW_IMAGES else []
 
 
-def _rows(model: onnx.ModelProto, placement: Placement, made: Choices) -> tuple[LayerRow, ...]:
+def _rows(model: onnx.ModelProto, placement: Placement, numbers: NumberFormat, made: Choices) -> tuple[LayerRow, ...]:
     wiring = Wiring(model.graph)
     groups = {name: group for group in made.quantizers for name in group.tensors}
     rows = []
@@ -120,20 +141,19 @@ def _rows(model: onnx.ModelProto, placement: Placement, made: Choices) -> tuple[
         if weight is None:
             rows.append(LayerRow(layer.name, "fp32", "fp32", None, "", None, None, layer.why))
             continue
-        group = groups[source_tensor(wiring, wiring.nodes[layer.node].input[0], groups)]
-        quantizer, seen = made.quantizers[group], made.seen.get(group)
-        error = None if seen is None else relative_error(seen, quantizer)
-        words = made.form.words(weight.scales.shape[1])
-        after = made.errors.get(layer.node)
-        rows.append(LayerRow(layer.name, "int8", words, quantizer.limits, made.methods[group], error, after, ""))
+        words, after = numbers.weights.words(weight.scales.shape[1]), made.errors.get(layer.node)
+        words += " (INT4)" if numbers.packed else ""
+        limits, method, error = None, "" if numbers.activations == "none" else numbers.activations, None
+        if numbers.static:
+            group = groups[source_tensor(wiring, wiring.nodes[layer.node].input[0], groups)]
+            quantizer, seen = made.quantizers[group], made.seen.get(group)
+            limits, method = quantizer.limits, made.methods[group]
+            error = None if seen is None else relative_error(seen, quantizer)
+        rows.append(LayerRow(layer.name, numbers.precision, words, limits, method, error, after, ""))
     return tuple(rows)
 
 
-def _notes(rows: Sequence[LayerRow], scheme: Scheme, form: WeightForm) -> list[str]:
+def _count(rows: Sequence[LayerRow], numbers: NumberFormat) -> str:
     floating = sum(row.precision == "fp32" for row in rows)
-    notes = [f"{len(rows) - floating} of {len(rows)} convolutions are int8, {floating} stay in float"]
-    if form.bits < 8:
-        notes.append(f"weights have {form.bits} bits and are stored in bytes: a simulation, no smaller and no faster")
-    if scheme.avoid_overflow and not form.avoid_overflow:
-        notes.append("weights use all codes: on x86 CPUs without VNNI, sums saturate and accuracy is lost")
-    return notes
+    made = "have quantized weights" if numbers.activations == "none" else f"are {numbers.precision}"
+    return f"{len(rows) - floating} of {len(rows)} convolutions {made}, {floating} stay in float"

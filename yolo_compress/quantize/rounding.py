@@ -58,17 +58,17 @@ def adaround(weight: np.ndarray, start: QuantizedWeight, form: WeightForm, momen
     Args:
         weight: (outputs, inputs per group, height, width) float32.
         start: Its nearest codes, and the scales, which stay.
-        form: Bits of a code.
+        form: Kind and bits of a code.
         moments: Of the layer.
     """
     problem = _Problem(weight, start, form, moments)
-    best, error = start.codes, output_error(start.values, moments)
-    for begin in (by_group(start.codes, moments), _compensated(problem)):
-        codes = _descent(problem, np.clip(begin, problem.low, problem.high)).reshape(weight.shape).astype(np.int8)
-        found = output_error(start.with_codes(codes).values, moments)
-        best = np.where((found < error)[:, None, None, None], codes, best)
+    best, error = start.steps, output_error(start.values, moments)
+    for begin in (by_group(start.steps, moments), _compensated(problem)):
+        steps = _descent(problem, np.clip(begin, problem.low, problem.high)).reshape(weight.shape)
+        found = output_error(start.with_steps(steps).values, moments)
+        best = np.where((found < error)[:, None, None, None], steps, best)
         error = np.minimum(found, error)
-    return start.with_codes(best)
+    return start.with_steps(best)
 
 
 class _Problem:
@@ -77,12 +77,27 @@ class _Problem:
     def __init__(self, weight: np.ndarray, start: QuantizedWeight, form: WeightForm, moments: Moments) -> None:
         self.scale = by_group(np.broadcast_to(start.spread, weight.shape), moments)
         exact = by_group(weight, moments)
-        self.low = np.clip(np.floor(exact / self.scale), -form.highest, form.highest)
-        self.high = np.clip(np.ceil(exact / self.scale), -form.highest, form.highest)
+        self.low, self.high = _around(exact / self.scale, form, start.table)
         mean = np.einsum("gkk->g", moments.inputs) / moments.inputs.shape[1]
         damping = DAMPING * np.maximum(mean, SMALLEST)[:, None, None]
         self.curvature = moments.inputs + damping * np.eye(moments.inputs.shape[1], dtype=moments.inputs.dtype)
         self.pull = moments.pull + damping * exact
+
+
+def _around(ratio: np.ndarray, form: WeightForm, table: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Return what the code below and the code above each weight stand for, in scales."""
+    if form.kind == "uniform":
+        low, high = (np.clip(edge(ratio), -form.highest, form.highest) for edge in (np.floor, np.ceil))
+        return low, high
+    levels = form.levels if table is None else table
+    assert levels is not None
+    above = np.searchsorted(levels, ratio, side="right")
+    last = len(levels) - 1
+    return tuple(levels[np.clip(place, 0, last)].astype(ratio.dtype) for place in (above - 1, above))
+
+
+def _nearer(wanted: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    return np.where(wanted - low <= high - wanted, low, high)
 
 
 def _descent(problem: _Problem, codes: np.ndarray) -> np.ndarray:
@@ -95,7 +110,7 @@ def _descent(problem: _Problem, codes: np.ndarray) -> np.ndarray:
         moved = False
         for k in range(codes.shape[2]):
             best = codes[..., k] - slope[..., k] / (curvature[:, k, k][:, None] * scale[..., k])
-            new = np.clip(np.rint(best), problem.low[..., k], problem.high[..., k])
+            new = _nearer(best, problem.low[..., k], problem.high[..., k])
             group, row = np.nonzero(new != codes[..., k])
             if len(row):
                 moved = True
@@ -119,8 +134,8 @@ def _compensated(problem: _Problem) -> np.ndarray:
         left = problem.pull[group].astype(np.float64) @ inverse
         upper = np.linalg.cholesky((inverse + inverse.T) / 2).T
         for k in range(len(curvature)):
-            wanted = np.rint(left[:, k] / problem.scale[group, :, k])
-            codes[group, :, k] = np.clip(wanted, problem.low[group, :, k], problem.high[group, :, k])
+            wanted = left[:, k] / problem.scale[group, :, k]
+            codes[group, :, k] = _nearer(wanted, problem.low[group, :, k], problem.high[group, :, k])
             error = (left[:, k] - codes[group, :, k] * problem.scale[group, :, k]) / upper[k, k]
             left[:, k:] -= error[:, None] * upper[k, k:]
     return codes

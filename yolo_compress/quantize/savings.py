@@ -4,7 +4,8 @@
 Runtimes name the nodes that they execute after those of the graph, and what they fuse after the first or the last of
 it. A node belongs to
 
-* the layers that read the tensor, where it is a quantizer at their input (`Placement.groups`), in equal parts;
+* the layers that read the tensor, where it is a quantizer at their input (`Placement.groups`), in equal parts; what
+  cuts values off before it, and what finds its range while the model runs, are parts of it;
 * the layer that it changes the layout for, where the runtime names both ends of a change of layout;
 * else the layer whose module it stands in: the convolution, its activation, and quantizers between the two.
 
@@ -29,7 +30,9 @@ from yolo_compress.bench.layers import LayerTimesCache, module_scope
 from yolo_compress.bench.paired import noise_image
 from yolo_compress.engines import ENGINES, get_engine
 from yolo_compress.engines.protocol import Engine
+from yolo_compress.engines.source import is_quantized
 from yolo_compress.errors import EngineError, UsageError
+from yolo_compress.quantize.format import NumberFormat
 from yolo_compress.quantize.placement import Placement, Wiring
 from yolo_compress.quantize.scheme import PASSING
 
@@ -39,7 +42,9 @@ if TYPE_CHECKING:
 KINDS = ("fp32", "int8")
 TURNS = 6  # profiles of each of the two models
 ROUNDS = 10  # runs in each
-QUANTIZER = re.compile(r"(.+)_(?:Quantize|Dequantize)Linear(?![^/]*_/)")  # not of a change of layout behind it
+QUANTIZER = re.compile(
+    r"(.+)_(?:(?:Quantize|Dequantize|DynamicQuantize)Linear|Clip)(?![^/]*_/)"
+)  # not of a change of layout behind it
 LAYOUT = re.compile(r"(.+?)_[a-z0-9_]+_(/.+)")  # /a/Conv_acdb_abcd_/b/Reshape, of OpenVINO
 
 
@@ -122,6 +127,7 @@ def measure_savings(
     placement: Placement,
     *,
     imgsz: int,
+    numbers: NumberFormat | None = None,
     turns: int = TURNS,
     rounds: int = ROUNDS,
     threads: int | None = None,
@@ -137,6 +143,7 @@ def measure_savings(
         model: The float graph, read.
         placement: Where quantizers stand in the quantized one.
         imgsz: Side of the square input in pixels.
+        numbers: Of the quantized graph; INT8 where not given.
         turns: Profiles of each; a node's time is the median over them.
         rounds: Runs in each profile.
         threads: Of the runtime; all cores when not given.
@@ -147,13 +154,13 @@ def measure_savings(
         EngineError: The runtime refused an artifact, or names no layer in its profile.
     """
     kept = {kind: LayerTimesCache(engine.name, f"nodes-{kind}", threads=threads, folder=cache) for kind in KINDS}
-    structure = _structure(model, placement, imgsz)
+    structure = _structure(model, placement, imgsz, numbers)
     nodes = {kind: known for kind, store in kept.items() if (known := store.get(structure)) is not None}
     if len(nodes) < len(KINDS):
         graphs = {"fp32": floating, "int8": quantized()}
         with tempfile.TemporaryDirectory() as place:
             paths = {
-                kind: engine.build(graph, Path(place) / kind, precision=kind, imgsz=imgsz).path
+                kind: engine.build(graph, Path(place) / kind, precision=precision_of(graph), imgsz=imgsz).path
                 for kind, graph in graphs.items()
             }
             nodes = _profiles(engine, paths, imgsz, turns, rounds, threads, progress)
@@ -223,7 +230,9 @@ def quantizer_readers(wiring: Wiring, placement: Placement) -> dict[str, tuple[s
     """Return by quantized tensor the layers in INT8 whose input comes from it, through operations that move codes.
 
     A tensor between a convolution and its activation has no such reader, and stands in the module of its convolution.
+    Where a placement has no groups, layers that quantize do so with their own input, while the model runs.
     """
+    own = not placement.groups
     tensors = {name for group in placement.groups for name in group.tensors}
     found: dict[str, list[str]] = {}
     for layer in placement.layers:
@@ -235,10 +244,10 @@ def quantizer_readers(wiring: Wiring, placement: Placement) -> dict[str, tuple[s
             if name in seen:
                 continue
             seen.add(name)
-            if name in tensors:
+            if own or name in tensors:
                 found.setdefault(name, []).append(layer.name)
             maker = wiring.makers.get(name)
-            if maker is not None and wiring.nodes[maker].op_type in PASSING:
+            if not own and maker is not None and wiring.nodes[maker].op_type in PASSING:
                 pending += [source for _, source in wiring.data_inputs(maker)]
     return {name: tuple(layers) for name, layers in found.items()}
 
@@ -270,10 +279,20 @@ def _profiles(
     return {kind: {node: float(np.median(samples)) for node, samples in nodes.items()} for kind, nodes in seen.items()}
 
 
-def _structure(model: onnx.ModelProto, placement: Placement, imgsz: int) -> str:
-    """Hash what node times depend on: the graph, the shapes of its constants, and where quantizers stand."""
+def precision_of(graph: Path) -> str:
+    """Return the precision that a graph is built in; one whose layers all compute in float may hold no quantizer."""
+    return "int8" if is_quantized(graph) else "fp32"
+
+
+def _structure(model: onnx.ModelProto, placement: Placement, imgsz: int, numbers: NumberFormat | None) -> str:
+    """Hash what node times depend on: the graph, the shapes of its constants, where quantizers stand, and their form.
+
+    Weights of few bits in bytes take the time of others in bytes; they are told apart all the same.
+    """
     graph = model.graph
     told = [imgsz, sorted(placement.reads), [(layer.name, layer.why) for layer in placement.layers]]
     told += [[(node.op_type, node.name, list(node.input)) for node in graph.node]]
     told += [[(constant.name, list(constant.dims)) for constant in graph.initializer]]
+    if numbers is not None:
+        told += [(numbers.weights, numbers.packed, numbers.activations, numbers.activation_bits)]
     return hashlib.sha256(repr(told).encode()).hexdigest()[:16]

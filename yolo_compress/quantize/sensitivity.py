@@ -6,19 +6,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from yolo_compress.errors import entry_of
 from yolo_compress.host.data import image_batches
 from yolo_compress.quantize.affine import Affine
 from yolo_compress.quantize.answers import Asker, moved
-from yolo_compress.quantize.choice import choose_ranges
+from yolo_compress.quantize.dynamic import insert_dynamic
+from yolo_compress.quantize.format import NumberFormat, number_format
 from yolo_compress.quantize.graph import Parameters, insert, nearest_parameters, source_tensor
 from yolo_compress.quantize.placement import Group, Layer, Placement, Wiring, place
 from yolo_compress.quantize.ranges import RANGES
-from yolo_compress.quantize.scheme import SCHEMES
 from yolo_compress.quantize.source import read_float
-from yolo_compress.quantize.weights import WeightForm
+from yolo_compress.quantize.widths import choose_widths, placed
 
 if TYPE_CHECKING:
     import onnx
@@ -59,6 +59,7 @@ def onnx_sensitivity(
     ms_saved: Callable[[onnx.ModelProto, Placement], Mapping[str, float]] | None = None,
     accuracy: Callable[[onnx.ModelProto], float] | None = None,
     progress: Callable[[str], None] = lambda _: None,
+    **options: Any,
 ) -> list[QuantizeSensitivityRow]:
     """Quantize each layer of a float ONNX alone and compare the detections; the most costly layers first.
 
@@ -73,18 +74,20 @@ def onnx_sensitivity(
             by layer; it may leave some out.
         accuracy: Returns mAP50-95 of a graph as a share.
         progress: Takes a line per layer.
+        options: Other numbers than INT8, by the options of `number_format`.
 
     Raises:
-        UsageError: Unknown target or range, another image size, or a model that is quantized already.
+        UsageError: Unknown target or range, options that do not go together, another image size, or a model that is
+            quantized already.
         DataError: No images, an unreadable one, or no such model.
         UnsupportedModel: Not a float detector of Ultralytics, or activations that are not finite.
     """
-    scheme, method = entry_of(SCHEMES, "target", target), entry_of(RANGES, "range", range)
+    method = entry_of(RANGES, "range", range)
+    numbers = number_format(target=target, range=range, **options)
     model = read_float(source)
-    placement, wiring = place(model.graph, scheme), Wiring(model.graph)
-    quantizers = choose_ranges(model, placement, scheme, method, images, imgsz=imgsz, progress=progress).quantizers
-    form = WeightForm(avoid_overflow=scheme.avoid_overflow)
-    parameters = nearest_parameters(model, placement, quantizers, form, int32_bias=False)
+    placement, wiring = placed(place(model.graph, numbers.scheme), numbers), Wiring(model.graph)
+    quantizers = choose_widths(model, placement, numbers, method, images, imgsz=imgsz, progress=progress).quantizers
+    parameters = nearest_parameters(model, placement, quantizers, numbers.weights, int32_bias=False)
     layers = [layer for layer in placement.layers if not layer.why]
     times = None if ms_saved is None else ms_saved(model, placement)
     batches = list(image_batches(images[:compared], imgsz, batch=1))
@@ -92,7 +95,7 @@ def onnx_sensitivity(
     dense = accuracy(model) if accuracy is not None else None
     rows = []
     for number, layer in enumerate(layers, 1):
-        single = only(model, wiring, layer, quantizers, parameters)
+        single = only(model, wiring, layer, numbers, quantizers, parameters)
         change = moved(wanted, Asker(single, wiring, imgsz)(batches))
         measured = accuracy(single) if accuracy is not None else None
         drop = 100 * (dense - measured) if dense is not None and measured is not None else None
@@ -113,14 +116,23 @@ def only(
     model: onnx.ModelProto,
     wiring: Wiring,
     layer: Layer,
+    numbers: NumberFormat,
     quantizers: Mapping[Group, Affine],
     parameters: Mapping[int, Parameters],
 ) -> onnx.ModelProto:
-    """Return the float model with quantizers at one convolution alone; its bias stays in float."""
+    """Return the float model with quantizers at one convolution alone; its bias stays in float.
+
+    Weights are stored in bytes, which compute the same as packed ones.
+    """
+    given = {layer.node: parameters[layer.node]}
+    if not numbers.static:
+        alone = Placement((layer,), (), frozenset())
+        if numbers.activations == "dynamic":
+            return insert_dynamic(model, alone, given)
+        return insert(model, alone, {}, given, int32_bias=False)
     by_tensor = {name: quantizer for group, quantizer in quantizers.items() for name in group.tensors}
     tensor = wiring.nodes[layer.node].input[0]
     group = Group((tensor,), (tensor,))
     placement = Placement((layer,), (group,), frozenset({(layer.node, 0)}))
     quantizer = by_tensor[source_tensor(wiring, tensor, by_tensor)]
-    given = {layer.node: parameters[layer.node]}
     return insert(model, placement, {group: quantizer}, given, int32_bias=False)

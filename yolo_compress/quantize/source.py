@@ -29,10 +29,11 @@ def read_float(path: Path) -> onnx.ModelProto:
     kinds = {node.op_type for node in model.graph.node}
     task = next((item.value for item in model.metadata_props if item.key == "task"), None)
     opset = next((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), 0)
-    if found := sorted(kinds.intersection(QUANTIZED)):
-        raise UsageError(
-            f"'{path}' is quantized already (it has {found[0]} nodes); give the float ONNX or the checkpoint"
-        )
+    found = sorted(kinds.intersection(QUANTIZED))
+    ours = any(item.key == "yolo_compress" for item in model.metadata_props)  # codebooks and casts have no such nodes
+    if found or ours:
+        reason = f"has {found[0]} nodes" if found else "says so in its metadata"
+        raise UsageError(f"'{path}' is quantized already (it {reason}); give the float ONNX or the checkpoint")
     if task != "detect":
         raise UnsupportedModel(
             f"'{path}' says task={task} in its metadata; give a detector from: yolo export format=onnx"

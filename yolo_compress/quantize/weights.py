@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from yolo_compress.quantize.affine import SMALLEST_SCALE
+from yolo_compress.quantize.codebook import fit_codebook
+from yolo_compress.quantize.forms import WEIGHT_FORMS, Cast, WeightKind, as_cast, nearest_level
 
 SHARES = np.linspace(1.0, 0.4, 25)  # of the largest weight, that a scale of few bits is tried at
 
@@ -17,24 +19,54 @@ class WeightForm:
     """The form of a weight quantizer.
 
     Attributes:
-        bits: Of a code; codes are symmetric, from `-(2^(bits - 1) - 1)` to `2^(bits - 1) - 1`.
+        bits: Of a code.
         group: How many input channels share a scale; None where a whole output channel does.
         avoid_overflow: Scale for CPUs without VNNI, see `channel_peaks`.
+        kind: What values there are, a name of `WEIGHT_FORMS`. The codes of `uniform` are symmetric, from
+            `-(2^(bits - 1) - 1)` to `2^(bits - 1) - 1`.
     """
 
     bits: int = 8
     group: int | None = None
     avoid_overflow: bool = False
+    kind: str = "uniform"
+
+    @property
+    def entry(self) -> WeightKind:
+        """What is registered of the kind."""
+        return WEIGHT_FORMS[self.kind]
+
+    @property
+    def levels(self) -> np.ndarray | None:
+        """All codes in order, None where they stand for the values of a table or there are none."""
+        return self.entry.levels(self.bits) if self.entry.levels else None
 
     @property
     def highest(self) -> int:
-        """The largest code."""
-        return 2 ** (self.bits - 1) - 1
+        """The largest code; 1 for a table, whose values are shares of the largest weight."""
+        if self.kind == "uniform":
+            return 2 ** (self.bits - 1) - 1
+        return int(self.levels[-1]) if self.levels is not None else 1
+
+    @property
+    def code_type(self) -> type[np.int8] | type[np.int16]:
+        """The type that codes are stored in."""
+        return np.int8 if self.highest <= 127 else np.int16
+
+    @property
+    def in_bytes(self) -> bool:
+        """Whether integer kernels can take the codes as they are: whole numbers of at most eight bits."""
+        return self.levels is not None and self.highest <= 127
+
+    @property
+    def fits_int4(self) -> bool:
+        """Whether two codes fit into a byte."""
+        return self.bits <= 4 if self.levels is None else self.highest <= 7
 
     @property
     def pairs_limited(self) -> bool:
-        """Whether sums of two codes have to be kept small; those of 7 bits and fewer always are."""
-        return self.avoid_overflow and self.bits > 7
+        """Whether sums of two codes have to be kept small; those of 7 bits and fewer, and powers of two, always are."""
+        return self.avoid_overflow and self.kind == "uniform" and self.bits == 8
 
     def blocks(self, inputs: int) -> int:
         """Return how many scales an output channel with this many inputs gets; one where `group` does not divide it."""
@@ -42,8 +74,12 @@ class WeightForm:
 
     def words(self, blocks: int) -> str:
         """Return the form of a layer with so many scales per channel in a few words."""
+        if self.entry.cast:
+            return self.kind
         across = f"per {self.group} inputs of a channel" if blocks > 1 else "per channel"
-        return f"int{self.bits} symmetric {across}" + (", paired sums within 127" if self.pairs_limited else "")
+        names = {"uniform": f"int{self.bits} symmetric", "binary": "binary", "ternary": "ternary"}
+        names |= {"pow2": f"powers of two, {self.bits} bits,", "codebook": f"codebook of {2**self.bits}, scaled"}
+        return f"{names[self.kind]} {across}" + (", paired sums within 127" if self.pairs_limited else "")
 
 
 @dataclass(frozen=True)
@@ -51,12 +87,17 @@ class QuantizedWeight:
     """Codes of a weight and what they stand for.
 
     Attributes:
-        codes: (output channels, input channels, height, width) int8.
+        codes: (output channels, input channels, height, width); int8, int16 where they are wider, uint8 where they are
+            numbers of a table's values, float32 where they are values of a narrower type.
         scales: (output channels, blocks) float32; a block is as many consecutive input channels as divide evenly.
+        table: (2^bits,) float32, in order: how many scales each code stands for; None where the code says so itself.
+        cast: The type that the codes are values of, None where they are whole numbers.
     """
 
     codes: np.ndarray
     scales: np.ndarray
+    table: np.ndarray | None = None
+    cast: Cast | None = None
 
     @property
     def spread(self) -> np.ndarray:
@@ -64,13 +105,19 @@ class QuantizedWeight:
         return spread(self.scales, self.codes.shape[1])
 
     @property
+    def steps(self) -> np.ndarray:
+        """How many scales each weight is, as float32."""
+        return self.codes.astype(np.float32) if self.table is None else self.table[self.codes]
+
+    @property
     def values(self) -> np.ndarray:
         """The float32 weights that the codes stand for."""
-        return self.codes.astype(np.float32) * self.spread
+        return self.steps * self.spread
 
-    def with_codes(self, codes: np.ndarray) -> QuantizedWeight:
-        """Return the same scales with other codes."""
-        return replace(self, codes=codes.astype(np.int8))
+    def with_steps(self, steps: np.ndarray) -> QuantizedWeight:
+        """Return the same scales with other codes, given as what they stand for in scales."""
+        codes = steps if self.table is None else nearest_level(steps, self.table)
+        return replace(self, codes=codes.astype(self.codes.dtype))
 
 
 def spread(scales: np.ndarray, inputs: int) -> np.ndarray:
@@ -110,16 +157,29 @@ def channel_peaks(weight: np.ndarray, form: WeightForm) -> np.ndarray:
 def nearest(weight: np.ndarray, form: WeightForm, smallest: np.ndarray | float = 0.0) -> QuantizedWeight:
     """Return a weight rounded to the nearest codes.
 
-    With 8 bits the scale is `peak / 127`. With fewer, clipping a few weights can cost less than coarse steps for all:
-    the scale is the share of the peak in `SHARES` with the least squared error.
+    With 8 bits and more the scale is `peak / highest`. With fewer, clipping a few weights can cost less than coarse
+    steps for all: the scale is the share of the peak in `SHARES` with the least squared error, and for binary and
+    ternary weights the best of all. A codebook is fitted to the weights as shares of their scale's peak, each counted
+    with the square of that scale, so that the error of the weights themselves is least.
 
     Args:
         weight: (output channels, input channels, height, width) float32.
-        form: Bits, blocks and whether sums are limited.
+        form: Kind, bits, blocks and whether sums are limited.
         smallest: Scales are at least this, (output channels, 1) or one number.
     """
+    if form.entry.cast:
+        return with_scales(weight, np.ones((len(weight), 1), np.float32), form)
     peaks = channel_peaks(weight, form)
-    shares = SHARES if form.bits < 8 else SHARES[:1]
+    if form.kind == "codebook":
+        scales = np.maximum(peaks, SMALLEST_SCALE)
+        wide = np.broadcast_to(spread(scales, weight.shape[1]), weight.shape)
+        table = fit_codebook((weight / wide).ravel(), (wide**2).ravel(), 2**form.bits)
+        return with_scales(weight, scales, form, table)
+    if form.entry.scales:
+        rows = weight.reshape(peaks.size, -1)
+        best = form.entry.scales(rows).reshape(peaks.shape)
+        return with_scales(weight, np.maximum(np.maximum(best, SMALLEST_SCALE), smallest).astype(np.float32), form)
+    shares = SHARES if form.kind != "uniform" or form.bits < 8 else SHARES[:1]
     best, scales = None, np.zeros_like(peaks)
     for share in shares:
         tried = np.maximum(np.maximum(share * peaks / form.highest, SMALLEST_SCALE), smallest).astype(np.float32)
@@ -131,10 +191,21 @@ def nearest(weight: np.ndarray, form: WeightForm, smallest: np.ndarray | float =
     return with_scales(weight, scales, form)
 
 
-def with_scales(weight: np.ndarray, scales: np.ndarray, form: WeightForm) -> QuantizedWeight:
-    """Return a weight rounded to the nearest codes of scales (output channels, blocks) that are known."""
-    return QuantizedWeight(_codes(weight, scales, form).astype(np.int8), scales)
+def with_scales(
+    weight: np.ndarray, scales: np.ndarray, form: WeightForm, table: np.ndarray | None = None
+) -> QuantizedWeight:
+    """Return a weight rounded to the nearest codes of scales (output channels, blocks), and a table, that are known."""
+    if form.entry.cast:
+        return QuantizedWeight(as_cast(weight, form.entry.cast), scales, cast=form.entry.cast)
+    if table is not None:
+        numbers = nearest_level(weight / spread(scales, weight.shape[1]), table)
+        return QuantizedWeight(numbers.astype(np.uint8), scales, table)
+    return QuantizedWeight(_codes(weight, scales, form).astype(form.code_type), scales)
 
 
 def _codes(weight: np.ndarray, scales: np.ndarray, form: WeightForm) -> np.ndarray:
-    return np.rint(np.clip(weight / spread(scales, weight.shape[1]), -form.highest, form.highest))
+    ratio = weight / spread(scales, weight.shape[1])
+    if form.kind == "uniform":
+        return np.rint(np.clip(ratio, -form.highest, form.highest))
+    assert form.levels is not None
+    return form.levels[nearest_level(ratio, form.levels)]

@@ -130,6 +130,11 @@ class Recipe(Section):
                 )
             if not self.quantize.learned:
                 raise ValueError("qat learns scales and learned=False throws them away; leave one of them out")
+            if self.quantize.activations == "dynamic":
+                raise ValueError(
+                    "qat learns ranges and activations=dynamic finds them while the model runs; give "
+                    "activations=static, or activations=none to train weights alone"
+                )
         if scheduled and self.qat is not None:
             raise ValueError(
                 "qat and a pruning schedule would change the same layers in one run; "

@@ -52,7 +52,7 @@ class TrainSection(Section):
 
 
 class QuantizeSection(Section):
-    """Post-training quantization to INT8."""
+    """Post-training quantization, to INT8 where nothing else is said."""
 
     target: Target = option("openvino", "Runtime whose quantization scheme is followed.", flag="quantize_target")
     range: Literal["mse", "minmax", "average", "percentile", "entropy", "auto"] = option(
@@ -65,14 +65,34 @@ class QuantizeSection(Section):
         flag="quantize_calibration",
     )
     keep: Names = option((), "Layers left in float, by module name or prefix, such as model.22.", flag="quantize_keep")
-    weight_bits: int = option(
-        8, "Bits of a weight's code; below 8 a simulation, stored in bytes.", flag="quantize_weight_bits", ge=2, le=8
+    weight_form: Literal["uniform", "binary", "ternary", "pow2", "codebook", "fp16", "bf16"] = option(
+        "uniform",
+        "Kind of values that weights become; all but the first simulate or save space.",
+        flag="quantize_weight_form",
+    )
+    weight_bits: int | None = option(
+        None,
+        "Bits of a weight's code; 8 when not given, 4 for pow2 and codebook. Other than 8 a simulation, or packed.",
+        flag="quantize_weight_bits",
+        ge=1,
+        le=16,
     )
     weight_group: int | None = option(
         None,
         "Input channels that share a weight scale; else one per output channel.",
         flag="quantize_weight_group",
         ge=1,
+    )
+    weight_storage: Literal["bytes", "packed"] = option(
+        "bytes", "packed stores codes of at most 4 bits two to a byte, as INT4.", flag="quantize_weight_storage"
+    )
+    activations: Literal["static", "dynamic", "none"] = option(
+        "static",
+        "Ranges of activations: chosen on images, found while the model runs, or none at all (float).",
+        flag="quantize_activations",
+    )
+    activation_bits: int = option(
+        8, "Bits of an activation's code; other than 8 a simulation.", flag="quantize_activation_bits", ge=2, le=16
     )
     rounding: Literal["nearest", "adaround"] = option(
         "nearest", "How codes of weights are chosen.", flag="quantize_rounding"
@@ -118,7 +138,7 @@ class QuantizeSection(Section):
 class QatSection(Section):
     """Quantization-aware training, in the form that the quantize section describes."""
 
-    precision: Literal["int8"] = option("int8", "Precision of activations; weights have weight_bits.", flag="qat")
+    precision: Literal["int8"] = option("int8", "Train quantized, in the form of the quantize section.", flag="qat")
     freeze: float = option(
         1.0,
         "Share of the run after which scales and BatchNorm statistics stay as they are.",

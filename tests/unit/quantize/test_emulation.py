@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from copy import deepcopy
 from types import SimpleNamespace
 
@@ -13,6 +14,7 @@ import pytest
 import torch
 
 from tests.tiny import FAMILIES
+from yolo_compress.errors import UsageError
 from yolo_compress.host import checkpoint
 from yolo_compress.host.data import image_batches
 from yolo_compress.quantize import SCHEMES, Learned, emulation, quantize_learned
@@ -172,6 +174,65 @@ def test_a_start_survives_plain_data(begun):
     for name, scales in start.weights.items():
         np.testing.assert_allclose(now.weights[name], scales, rtol=1e-5)
     assert not any(name.startswith("model.2.") for name in start.weights)
+
+
+OTHER_FORMS = [
+    {"target": "onnxruntime", "weight_form": "ternary"},
+    {"target": "openvino", "weight_form": "codebook", "weight_group": 4},
+    {"target": "tensorrt", "weight_form": "pow2", "activation_bits": 6},
+    {"target": "openvino", "weight_form": "binary", "activations": "none"},
+    {"target": "openvino", "weight_form": "bf16", "activation_bits": 12},
+]
+
+
+@pytest.mark.parametrize("options", OTHER_FORMS, ids=str)
+def test_other_forms_are_trained_as_the_graph_has_them(graphs, images, begun, tmp_path, options):
+    model, start, attachment = begun("yolov8n", **options)
+    install(model, start)
+    with torch.no_grad():  # as training does
+        for parameter in getattr(model, CHILD).parameters():
+            parameter += 0.01
+    batch = next(image_batches(images, 64))
+    found = answers(model, batch)
+    now = Quantizers.read(current(model, start).plain())
+    assert now.form == start.form
+    assert now.tables.keys() == start.tables.keys()
+    assert all(a.bits == options.get("activation_bits", 8) for a in now.activations)
+    with attachment.aside(model):
+        learned = Learned.read(model)
+    result = quantize_learned(graphs / "yolov8n.onnx", tmp_path / "a.onnx", learned)
+    graph, exact = run(result.path, batch), run(graphs / "yolov8n.onnx", batch)
+    assert np.abs(found - graph).mean() < 0.5 * np.abs(graph - exact).mean()
+    if options["weight_form"] in ("ternary", "codebook", "binary"):
+        packed = quantize_learned(graphs / "yolov8n.onnx", tmp_path / "b.onnx", learned, weight_storage="packed")
+        assert packed.size_bytes < result.size_bytes
+        assert np.array_equal(run(packed.path, batch), graph)
+    facts = json.loads({m.key: m.value for m in onnx.load(str(result.path)).metadata_props}["yolo_compress"])
+    assert (facts["weight_form"], facts["range"]) == (options["weight_form"], "learned")
+
+
+def test_options_that_training_has_settled_are_compared_by_what_they_mean(begun):
+    model, start, attachment = begun("yolov8n", weight_form="pow2", activations="none")
+    install(model, start)
+    with attachment.aside(model):
+        learned = Learned.read(model)
+    learned.check(QuantizeSection(weight_bits=4, weight_storage="packed"))
+    with pytest.raises(UsageError, match="was trained for weight_bits=4 and weight_bits=3 was given; leave it out"):
+        learned.check(QuantizeSection(weight_bits=3))
+    with pytest.raises(UsageError, match="was trained for activations=none and activations=static was given"):
+        learned.check(QuantizeSection(activations="static"))
+
+
+def test_scales_from_before_there_were_other_forms_are_read(begun):
+    _, start, _ = begun("yolov8n")
+    plain = start.plain()
+    old = {**plain, "activations": [row[:3] for row in plain["activations"]]}
+    old["form"] = {key: value for key, value in plain["form"].items() if key != "kind"}
+    del old["tables"]
+    again = Quantizers.read(old)
+    assert again.form == start.form
+    assert list(again.activations) == list(start.activations)
+    assert again.tables == {}
 
 
 def test_statistics_of_batchnorm_can_be_held_in_training(begun):

@@ -58,7 +58,7 @@ class Model:
             )
             for name in self.layers
         ]
-        return QuantizeResult(self.out, tuple(rows), (), 0)
+        return QuantizeResult(self.out, tuple(rows), (), 0, 0, 0)
 
     def coded(self) -> int:
         """Count the layers in INT8 of what was written last."""

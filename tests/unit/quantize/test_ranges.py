@@ -13,7 +13,6 @@ from yolo_compress.quantize import histogram, ranges
 from yolo_compress.quantize.histogram import BINS, SAMPLE, Histogram
 from yolo_compress.quantize.ranges import (
     HALF_BINS,
-    LEVELS,
     RANGES,
     Form,
     cut,
@@ -136,7 +135,7 @@ def test_symmetric_entropy_is_that_of_tensorrts_description(kind):
     }[kind]().astype(np.float32)
     peak = float(np.abs(values).max())
     counts, _ = np.histogram(np.abs(values), bins=HALF_BINS, range=(0, peak))
-    assert entropy_length(counts, LEVELS) == documented(counts)
+    assert entropy_length(counts, 128) == documented(counts)
     low, high = RANGES["entropy"].choose(seen_of(*np.array_split(values, 2)), Form(True, True), None)
     assert low == -high
     if kind != "sparse":  # where whole numbers lie at the edges of bins, they are shared between two

@@ -65,7 +65,7 @@ def test_rounding_is_nearly_the_best_of_all():
         moments, start = moments_of(weight, exact, got), nearest(weight, form)
         flat = np.clip((weight / start.spread).reshape(-1), -form.highest, form.highest)
         every = itertools.product(*zip(np.floor(flat), np.ceil(flat), strict=True))
-        tried = [start.with_codes(np.array(codes).reshape(weight.shape)).values for codes in every]
+        tried = [start.with_steps(np.array(codes).reshape(weight.shape)).values for codes in every]
         best += min(output_error(values, moments)[0] for values in tried)
         ours += output_error(adaround(weight, start, form, moments).values, moments)[0]
         plain += output_error(start.values, moments)[0]

@@ -148,7 +148,7 @@ class Fake:
         return None
 
     def build(self, source, out_dir, *, precision, imgsz):
-        return EngineFile(out_dir / precision, self.name, precision, imgsz, 0, "")
+        return EngineFile(out_dir, self.name, precision, imgsz, 0, "")
 
     def profile(self, path, images, *, rounds, threads=None):
         assert images.shape == (1, 3, 64, 64)
