@@ -151,7 +151,7 @@ def test_the_command_reports_it(played, make_checkpoint, tiny_data, tmp_path, mo
     """From `power=True` to the table, the JSON and the page."""
     played(Steady())
     monkeypatch.setattr(run, "measure_memory", lambda path, **_: Memory(20, 80, 123.5))
-    monkeypatch.setattr("yolo_compress.report.picture", lambda bench: b"png")  # drawn in tests of the report
+    monkeypatch.setattr("yolo_compress.report.picture", lambda *given: b"png")  # drawn in tests of the report
     report = api.bench(
         [make_checkpoint()],
         data=tiny_data,
