@@ -16,13 +16,12 @@ from yolo_compress.calibrate.calib import calib
 from yolo_compress.engines.tensorrt.cache import known_algorithm, version_number
 from yolo_compress.errors import DataError, UsageError
 from yolo_compress.host.checkpoint import describe
-from yolo_compress.host.cli import check_keys, native_keys
 from yolo_compress.pipeline import RunResult
 from yolo_compress.quantize import strip_quantizers
 from yolo_compress.recipe import BenchSection, PruneSection, QuantizeSection, Recipe
 from yolo_compress.report import ReportFiles, write_report
 from yolo_compress.sensitivity import sensitivity
-from yolo_compress.train import disable, enable, train
+from yolo_compress.train import disable, enable, train, with_options
 
 __all__ = (
     "bench",
@@ -301,11 +300,7 @@ def run(
         if value is None:
             raise UsageError(f"a run needs {key}=; give for example {key}={example}")
     base = recipe if isinstance(recipe, Recipe) else recipes.load(recipe)  # type: ignore[arg-type]
-    known = recipes.flags()
-    full = recipes.from_flags({key: value for key, value in options.items() if key in known}, base)
-    settings = {key: value for key, value in options.items() if key not in known}
-    if settings:
-        full = with_settings(full, settings)
+    full = with_options(base, options)
     place = {"project": project, "name": name, "device": device, "progress": progress}
     return pipeline.run(full, model=model, data=data, imgsz=imgsz, **place)  # type: ignore[arg-type]
 
@@ -330,21 +325,6 @@ def report(*, run: str | Path | None = None, bench: str | Path | None = None) ->
             f"the run in '{folder}' has measured nothing yet; go on with: yolo-compress run resume={folder}"
         )
     return write_report(_read_bench(folder / found[-1]), record, folder)
-
-
-def with_settings(recipe: Recipe, settings: dict[str, Any]) -> Recipe:
-    """Return a recipe whose training has other native settings.
-
-    Raises:
-        UsageError: The recipe does not train, or a key is unknown.
-    """
-    check_keys({**native_keys(), **dict.fromkeys(recipes.flags())}, settings)
-    if recipe.train is None:
-        raise UsageError(
-            f"recipe '{recipe.name}' does not train, so {', '.join(settings)} would have no effect; leave them out"
-        )
-    training = recipe.train.model_copy(update={"settings": {**recipe.train.settings, **settings}})
-    return recipe.model_copy(update={"train": training})
 
 
 def _paths(given: Sequence[str | Path] | str | Path) -> list[Path]:
