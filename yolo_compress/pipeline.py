@@ -84,7 +84,7 @@ def run(
     path = Path(model).resolve()
     context = context_for(path, data, imgsz=imgsz, device=device, recipe=recipe, run_dir=Path(), progress=progress)
     inputs = inputs_of(context, recipe)
-    run_dir = _new_folder(Path(project), name or recipe.name)
+    run_dir = new_folder(Path(project), name or recipe.name)
     record = {
         "schema_version": SCHEMA_VERSION,
         "status": "running",
@@ -290,7 +290,13 @@ def float_accuracies(record: Mapping[str, Any]) -> tuple[float, ...]:
     return tuple(metrics["map50_95"] for metrics in made if metrics.get("map50_95") is not None)
 
 
-def _new_folder(project: Path, name: str) -> Path:
+def new_folder(project: Path, name: str) -> Path:
+    """Make a folder for a run or a sweep, numbered where there is one of that name.
+
+    Raises:
+        UsageError: The name is not that of a folder.
+        OutputError: It cannot be made.
+    """
     if not name or Path(name).name != name:
         raise UsageError(f"name={name!r} is not a folder name; give one without slashes and project=DIR for its place")
     for number in range(1, 10_000):

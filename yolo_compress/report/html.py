@@ -9,13 +9,20 @@ from importlib import resources
 from typing import Any
 
 from yolo_compress.errors import require
-from yolo_compress.report import content, evidence
+from yolo_compress.report import content, evidence, trials
 
 TEMPLATE = "page.html.j2"
 
 
-def page(bench: Mapping[str, Any], run: Mapping[str, Any] | None, png: bytes) -> str:
-    """Return the page, with the picture inside.
+def page(
+    bench: Mapping[str, Any],
+    run: Mapping[str, Any] | None,
+    png: bytes,
+    size_png: bytes | None = None,
+    *,
+    sweep: Mapping[str, Any] | None = None,
+) -> str:
+    """Return the page, with the picture inside, or both pictures of a sweep.
 
     Raises:
         MissingDependency: jinja2 is not installed.
@@ -36,7 +43,10 @@ def page(bench: Mapping[str, Any], run: Mapping[str, Any] | None, png: bytes) ->
         refused=[row.get("status") == "refused" for row in bench["rows"]],
         picture=base64.b64encode(png).decode("ascii"),
         picture_text=_picture_text(bench),
-        notes=content.notes(bench, run),
+        size_picture=base64.b64encode(size_png).decode("ascii") if size_png else None,
+        size_picture_text=_size_text(bench),
+        trials=trials.trials_table(sweep, bench) if sweep else None,
+        notes=[*(trials.trial_notes(sweep) if sweep else ()), *content.notes(bench, run)],
         stages=content.stages_table(run),
         run_status=(run or {}).get("status"),
         layers=content.layer_tables(run),
@@ -46,7 +56,7 @@ def page(bench: Mapping[str, Any], run: Mapping[str, Any] | None, png: bytes) ->
         sizes=evidence.sizes_table(bench),
         errors=evidence.errors_table(bench),
         robustness=evidence.robustness_table(bench),
-        method=[*content.method(bench), *evidence.how(bench)],
+        method=[*(trials.trials_method(sweep) if sweep else ()), *content.method(bench), *evidence.how(bench)],
         energy=content.energy_table(bench),
         environment=content.environment(bench, run),
     )
@@ -60,3 +70,10 @@ def _picture_text(bench: Mapping[str, Any]) -> str:
         if row.get("latency_ms_p50") is not None
     ]
     return "mAP50-95 against median latency: " + ("; ".join(shown) or "no candidate was timed")
+
+
+def _size_text(bench: Mapping[str, Any]) -> str:
+    shown = [
+        f"{row['label']} {size:.2f} MB, {points:.2f}" for row, (size, points) in trials.points_of(bench, trials.SIZE)
+    ]
+    return "mAP50-95 against size: " + ("; ".join(shown) or "no candidate passed its check")

@@ -6,17 +6,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from yolo_compress.report import content, evidence
+from yolo_compress.report import content, evidence, trials
 from yolo_compress.report.content import Table
 
 
-def document(bench: Mapping[str, Any], run: Mapping[str, Any] | None = None) -> str:
-    """Return the whole report; it refers to `pareto.png` beside it."""
-    parts = ["# Compression report", content.summary(bench), table(content.candidates_table(bench))]
+def document(
+    bench: Mapping[str, Any], run: Mapping[str, Any] | None = None, sweep: Mapping[str, Any] | None = None
+) -> str:
+    """Return the whole report, which refers to `pareto.png` beside it; that of a sweep to `pareto-size.png` as well."""
+    parts = ["# Compression report", content.summary(bench)]
+    if sweep:
+        parts += ["## Trials", table(trials.trials_table(sweep, bench)), "## Candidates"]
+    parts.append(table(content.candidates_table(bench)))
     undecided = evidence.undecided(bench)
     if undecided:
         parts.append(_items(undecided))
     parts.append("![mAP50-95 against latency](pareto.png)")
+    if sweep:
+        parts.append("![mAP50-95 against size](pareto-size.png)")
     gpu = content.gpu_table(bench)
     if gpu:
         parts += ["## GPU", table(gpu)]
@@ -33,7 +40,7 @@ def document(bench: Mapping[str, Any], run: Mapping[str, Any] | None = None) -> 
     energy = content.energy_table(bench)
     if energy:
         parts += ["## Energy", table(energy)]
-    notes = content.notes(bench, run)
+    notes = [*(trials.trial_notes(sweep) if sweep else ()), *content.notes(bench, run)]
     if notes:
         parts += ["## Notes", _items(notes)]
     stages = content.stages_table(run)
@@ -41,7 +48,8 @@ def document(bench: Mapping[str, Any], run: Mapping[str, Any] | None = None) -> 
         parts += ["## Stages", table(stages)]
     for stage, layers in content.layer_tables(run):
         parts += [f"## Layers: {_escape(stage)}", table(layers)]
-    parts += ["## How it was measured", _items([*content.method(bench), *evidence.how(bench)])]
+    how = trials.trials_method(sweep) if sweep else ()
+    parts += ["## How it was measured", _items([*how, *content.method(bench), *evidence.how(bench)])]
     parts += ["## Machine and versions", table(content.environment(bench, run))]
     return "\n\n".join(parts) + "\n"
 

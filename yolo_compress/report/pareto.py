@@ -1,10 +1,11 @@
 # Copyright (C) 2026 yolo_compress contributors. SPDX-License-Identifier: AGPL-3.0-or-later
-"""Accuracy against latency as a picture that can be read without colour."""
+"""Accuracy against latency or size as a picture that can be read without colour."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from yolo_compress.errors import require
@@ -13,8 +14,35 @@ MARKERS = {"native": ("o", "#6b7280", "native export"), "yolo_compress": ("s", "
 OTHER = ("^", "#9a3412", "given by the user")
 
 
-def picture(bench: Mapping[str, Any]) -> bytes:
-    """Return a PNG of mAP50-95 against the median latency, with a line through what no other candidate beats.
+@dataclass(frozen=True)
+class Axis:
+    """What accuracy is drawn against, and less of which is better; `samples` names the measurements behind it."""
+
+    key: str
+    text: str
+    scale: float = 1.0
+    samples: str = ""
+
+
+LATENCY = Axis("latency_ms_p50", "latency, median and quartiles (ms per image)", samples="latency_ms_samples")
+RATIO = Axis("latency_ratio_p50", "time as a ratio to the first candidate (median of paired rounds)")
+SIZE = Axis("size_bytes", "size (MB)", scale=1 / (1 << 20))
+
+
+def points_of(bench: Mapping[str, Any], axis: Axis) -> list[tuple[Mapping[str, Any], tuple[float, float]]]:
+    """Return the candidates that passed their checks, each with its place along the axis and its mAP50-95 in points."""
+    rows = [row for row in bench["rows"] if row.get("status") == "ok" and row.get(axis.key) is not None]
+    return [(row, (row[axis.key] * axis.scale, 100 * row["map50_95"])) for row in rows]
+
+
+def unbeaten(bench: Mapping[str, Any], axis: Axis) -> list[str]:
+    """Return the labels of the candidates that no other one beats."""
+    placed = points_of(bench, axis)
+    return [str(placed[index][0]["label"]) for index in front([point for _, point in placed])]
+
+
+def picture(bench: Mapping[str, Any], axis: Axis = LATENCY) -> bytes:
+    """Return a PNG of mAP50-95 against latency or size, with a line through what no other candidate beats.
 
     Raises:
         MissingDependency: matplotlib is not installed.
@@ -23,11 +51,11 @@ def picture(bench: Mapping[str, Any]) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure  # no pyplot: the caller's choice of backend stays as it is
 
-    rows = [row for row in bench["rows"] if row.get("status") == "ok" and row.get("latency_ms_p50") is not None]
+    placed = points_of(bench, axis)
+    rows, points = [row for row, _ in placed], [point for _, point in placed]
     figure = Figure(figsize=(7.2, 4.4), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    points = [(row["latency_ms_p50"], 100 * row["map50_95"]) for row in rows]
     best = front(points)
     if len(best) > 1:
         axes.plot(*zip(*(points[i] for i in best), strict=True), color="#111827", lw=1, ls="--", zorder=1)
@@ -47,7 +75,7 @@ def picture(bench: Mapping[str, Any]) -> bytes:
             label=None if kind in seen else kind,
         )
         seen.add(kind)
-        _bars(axes, row, x, y, colour)
+        _bars(axes, row.get(axis.samples), x, y, colour)
         left = x > 0.6 * max(points)[0] + 0.4 * min(points)[0]  # text on the side that has room
         axes.annotate(
             str(row["label"]),
@@ -64,7 +92,7 @@ def picture(bench: Mapping[str, Any]) -> bytes:
         axes.legend(fontsize=7, frameon=False, loc="best", title="filled: not beaten by another", title_fontsize=7)
     else:
         axes.text(0.5, 0.5, "no candidate passed its accuracy check", ha="center", transform=axes.transAxes)
-    axes.set_xlabel("latency, median and quartiles (ms per image)")
+    axes.set_xlabel(axis.text)
     axes.set_ylabel("mAP50-95 (points)")
     axes.grid(alpha=0.25, lw=0.5)
     axes.spines[["top", "right"]].set_visible(False)
@@ -87,8 +115,8 @@ def front(points: Sequence[tuple[float, float]]) -> list[int]:
     return kept
 
 
-def _bars(axes: Any, row: Mapping[str, Any], x: float, y: float, colour: str) -> None:
-    samples = sorted(row.get("latency_ms_samples") or ())
+def _bars(axes: Any, given: Sequence[float] | None, x: float, y: float, colour: str) -> None:
+    samples = sorted(given or ())
     if samples:
         low, high = samples[len(samples) // 4], samples[(3 * len(samples)) // 4]
         axes.plot([min(low, x), max(high, x)], [y, y], color=colour, lw=1.2, alpha=0.7, zorder=1)
