@@ -80,7 +80,10 @@ def test_two_dots_in_a_path_are_no_range():
 @pytest.mark.parametrize(
     ("typed", "message"),
     [
-        ("0.2,,0.4", "flag=0.2,,0.4 names an empty value; write values with commas between, such as flag=a,b, and none"),
+        (
+            "0.2,,0.4",
+            "flag=0.2,,0.4 names an empty value; write values with commas between, such as flag=a,b, and none",
+        ),
         ("a;;", "flag=a;; names an empty value"),
         ("", "flag= names an empty value"),
         ((), "flag=() names an empty value"),
