@@ -42,7 +42,7 @@ EXCEPTIONS = {
     "bench/machine.py": {"os.environ"},  # records a setting that changes what was measured
     "timing.py": {"os.environ"},  # where the user keeps caches
     "sweep/local.py": {"os.environ"},  # starts trials as child processes that find this package
-    "sweep/on_ray.py": {"os.environ"},  # sets in a worker what the command line sets here
+    "sweep/on_ray.py": {"os.environ"},  # sets what Ray and its workers are to leave alone
     "bench/memory.py": {"sys.argv", "os.environ"},  # starts itself as the child process that it measures
 }
 

@@ -311,7 +311,10 @@ def test_training_without_flags_keeps_a_pruned_model_and_the_rest_is_left_alone(
         ("demo seed=-1", "seed=-1 is not a whole number; write, for example, seed=0"),
         ("run resume=runs/x epochs=3", "resume= takes everything from the run that it continues; remove epochs"),
         ("run resume=runs/x imgsz=320", "resume= takes everything from the run that it continues; remove imgsz"),
-        ("sweep resume=runs/x prune=0.2,0.3", "resume= takes everything from the sweep that it continues; remove prune"),
+        (
+            "sweep resume=runs/x prune=0.2,0.3",
+            "resume= takes everything from the sweep that it continues; remove prune",
+        ),
         ("sweep recipe=edge-cpu workers=two", "workers=two is not a whole number; write, for example, workers=1"),
         ("sweep recipe=edge-cpu imgsz=320,640", "imgsz=(320, 640) is not a whole number"),
         ("sweep prune_ration=0.3,0.4", "'prune_ration' is not a valid argument."),

@@ -81,7 +81,9 @@ def test_list_alone_prints_every_registry(capsys):
     assert all(f"{kind}\n  " in out for kind in text.KINDS if kind != "schema")
 
 
-@pytest.mark.parametrize("name", ["prune", "calib", "quantize", "sensitivity", "build", "bench", "run", "sweep", "report"])
+@pytest.mark.parametrize(
+    "name", ["prune", "calib", "quantize", "sensitivity", "build", "bench", "run", "sweep", "report"]
+)
 def test_keys_and_their_defaults_are_those_of_the_function(name):
     from yolo_compress import api
 

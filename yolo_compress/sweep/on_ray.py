@@ -92,7 +92,10 @@ class RayPool:
             self.ray.kill(held)
 
     def _connect(self, address: str) -> None:
-        known = {"num_cpus": self.workers, "include_dashboard": False} if address == LOCAL else {}
+        known: dict[str, Any] = {}
+        if address == LOCAL:
+            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere, unless the user says so
+            known = {"num_cpus": self.workers, "include_dashboard": False}
         try:
             self.ray.init(address=address, **known)
         except (ConnectionError, ValueError, RuntimeError) as error:

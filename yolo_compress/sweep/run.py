@@ -188,7 +188,8 @@ class Sweep(Plan):
             row |= {"state": outcome.state, "seconds": outcome.seconds, "attempts": outcome.attempts}
             row |= {"error": outcome.error, "figures": dict(outcome.figures), "notes": list(outcome.notes)}
             labels = measuring.labels(row["number"], outcome.artifacts)
-            row["artifacts"] = {labels[name]: f"{row['folder']}/{path}" for name, path in outcome.artifacts.items()}
+            place = Path(row["folder"])  # of an artifact outside of it, such as the given model, the path is absolute
+            row["artifacts"] = {labels[name]: str(place / path) for name, path in outcome.artifacts.items()}
             self.save()
             self.progress(f"sweep: {named(row)} {row['state']}{': ' + row['error'] if row['error'] else ''}")
 
