@@ -68,9 +68,8 @@ def test_a_child_that_cannot_say_how_it_ended_ends_the_sweep(tmp_path, monkeypat
 
 
 def test_a_child_ends_with_its_parent(tmp_path):
-    code = (
-        f"import os, sys, threading, time\n{inspect.getsource(local._end_with_parent)}\n"  # the package takes seconds
-    )
+    watching = inspect.getsource(local._end_with_parent)  # alone, since the package takes seconds to import
+    code = f"import os, sys, threading, time\n{watching}\n"
     code += "threading.Thread(target=_end_with_parent, daemon=True).start(); print('up', flush=True); time.sleep(600)"
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout.readline() == b"up\n"
