@@ -14,16 +14,18 @@ from yolo_compress.bench import BenchResult, Candidate, run_bench
 from yolo_compress.building import PROJECT, build, read_section
 from yolo_compress.calibrate.calib import calib
 from yolo_compress.engines.tensorrt.cache import known_algorithm, version_number
-from yolo_compress.errors import DataError, UsageError
+from yolo_compress.errors import DataError, UsageError, entry_of
 from yolo_compress.host.checkpoint import describe
-from yolo_compress.host.cli import check_keys, native_keys
 from yolo_compress.pipeline import RunResult
 from yolo_compress.quantize import strip_quantizers
 from yolo_compress.recipe import BenchSection, PruneSection, QuantizeSection, Recipe
 from yolo_compress.report import Limits, ReportFiles, write_report
 from yolo_compress.report.drawing import Witness, draw
 from yolo_compress.sensitivity import sensitivity
-from yolo_compress.train import disable, enable, train
+from yolo_compress.sweep import SEARCHES, SearchOptions, SweepResult, read_space
+from yolo_compress.sweep import resume as resume_sweep
+from yolo_compress.sweep import start as start_sweep
+from yolo_compress.train import disable, enable, train, with_options
 
 __all__ = (
     "bench",
@@ -37,6 +39,7 @@ __all__ = (
     "report",
     "run",
     "sensitivity",
+    "sweep",
     "train",
 )
 
@@ -299,21 +302,76 @@ def run(
         if given:
             raise UsageError(f"a resumed run keeps what it was started with; leave out {', '.join(given)}")
         return pipeline.resume(resume, progress=progress)
-    for key, value, example in (
-        ("recipe", recipe, "edge-cpu"),
-        ("model", model, "best.pt"),
-        ("data", data, "data.yaml"),
-    ):
-        if value is None:
-            raise UsageError(f"a run needs {key}=; give for example {key}={example}")
+    _need("run", recipe=recipe, model=model, data=data)
     base = recipe if isinstance(recipe, Recipe) else recipes.load(recipe)  # type: ignore[arg-type]
-    known = recipes.flags()
-    full = recipes.from_flags({key: value for key, value in options.items() if key in known}, base)
-    settings = {key: value for key, value in options.items() if key not in known}
-    if settings:
-        full = with_settings(full, settings)
+    full = with_options(base, options)
     place = {"project": project, "name": name, "device": device, "progress": progress}
     return pipeline.run(full, model=model, data=data, imgsz=imgsz, **place)  # type: ignore[arg-type]
+
+
+def sweep(
+    recipe: Recipe | str | Path | None = None,
+    *,
+    model: str | Path | None = None,
+    data: str | Path | None = None,
+    imgsz: int = 640,
+    device: str = "cpu",
+    search: str | None = None,
+    trials: int = 20,
+    objective: str = "latency",
+    search_seed: int = 0,
+    ray: str | None = None,
+    workers: int = 1,
+    resume: str | Path | None = None,
+    retry_failed: bool = False,
+    project: str | Path = PROJECT,
+    name: str = "sweep",
+    progress: Callable[[str], None] = print,
+    **options: Any,
+) -> SweepResult:
+    """Run a recipe with other values each time, measure what comes of them together, and write one report.
+
+    Args:
+        recipe: A recipe, the name of a shipped one, or a file.
+        model: Trained checkpoint.
+        data: Data YAML.
+        imgsz: Side of the square input in pixels.
+        device: Where training and engines run.
+        search: optuna, to search; every combination when not given.
+        trials: Suggestions of a search.
+        objective: What a search wants beside accuracy: latency or size.
+        search_seed: Of the search.
+        ray: Cluster that trials run on: auto, local or an address; this machine without Ray when not given.
+        workers: Trials at once, on Ray.
+        resume: Folder of a sweep to go on with; ray, workers and retry_failed may be given with it.
+        retry_failed: Run the failed trials of a resumed sweep again.
+        project: Folder that holds sweeps.
+        name: Folder of this one, numbered when it exists.
+        progress: Takes a line now and then.
+        options: Flags over the recipe and settings of `yolo train`, each with one value or several, such as
+            prune=(0.2, 0.4) or the text that the command line takes; see `sweep.space`.
+
+    Raises:
+        UsageError: Something is missing, unknown or out of range, or nothing varies.
+        MissingDependency: ray or optuna is asked for and not installed.
+        ResumeMismatch: A file that trials of the sweep to be resumed rest on has changed.
+        CompressError: No trial reached its end.
+    """
+    place = {"ray": ray, "workers": workers, "progress": progress}
+    if resume is not None:
+        given = {"recipe": recipe, "model": model, "data": data, "search": search, **options}
+        if extra := [key for key, value in given.items() if value is not None]:
+            raise UsageError(f"a resumed sweep keeps what it was started with; leave out {', '.join(extra)}")
+        return resume_sweep(resume, retry_failed=retry_failed, **place)
+    _need("sweep", recipe=recipe, model=model, data=data)
+    if retry_failed:
+        raise UsageError("retry_failed is for a sweep that has failures already; add resume=SWEEP_DIR, or leave it out")
+    if search is not None:
+        entry_of(SEARCHES, "search", search)
+    chosen = None if search is None else SearchOptions(trials, objective, search_seed)
+    base = recipe if isinstance(recipe, Recipe) else recipes.load(recipe)  # type: ignore[arg-type]
+    inputs = {"model": model, "data": data, "imgsz": imgsz, "device": device, "project": project, "name": name}
+    return start_sweep(base, read_space(options), search=chosen, **inputs, **place)  # type: ignore[arg-type]
 
 
 def report(
@@ -354,19 +412,11 @@ def report(
     return write_report(_read_bench(file), record, folder, limits=limits, pictures=file.parent)
 
 
-def with_settings(recipe: Recipe, settings: dict[str, Any]) -> Recipe:
-    """Return a recipe whose training has other native settings.
-
-    Raises:
-        UsageError: The recipe does not train, or a key is unknown.
-    """
-    check_keys({**native_keys(), **dict.fromkeys(recipes.flags())}, settings)
-    if recipe.train is None:
-        raise UsageError(
-            f"recipe '{recipe.name}' does not train, so {', '.join(settings)} would have no effect; leave them out"
-        )
-    training = recipe.train.model_copy(update={"settings": {**recipe.train.settings, **settings}})
-    return recipe.model_copy(update={"train": training})
+def _need(mode: str, **inputs: Any) -> None:
+    examples = {"recipe": "edge-cpu", "model": "best.pt", "data": "data.yaml"}
+    for key, value in inputs.items():
+        if value is None:
+            raise UsageError(f"a {mode} needs {key}=; give for example {key}={examples[key]}")
 
 
 def _paths(given: Sequence[str | Path] | str | Path) -> list[Path]:

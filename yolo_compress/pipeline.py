@@ -25,6 +25,7 @@ from yolo_compress.stages import Context, StageResult, context_for, planned
 
 SCHEMA_VERSION = 1
 RECORD = "run.json"
+MEASURING = ("native", "bench")  # the stages whose results depend on what else the machine does
 Progress = Callable[[str], None]
 
 
@@ -57,6 +58,7 @@ def run(
     project: str | Path = "runs/compress",
     name: str | None = None,
     device: str = "cpu",
+    bench: bool = True,
     progress: Progress = print,
 ) -> RunResult:
     """Run a whole recipe.
@@ -69,6 +71,8 @@ def run(
         project: Folder that holds runs.
         name: Folder of this run, numbered when it exists; the recipe's name when not given.
         device: Where training and engines run.
+        bench: Whether the native exports and the benchmark of the recipe are part of the run; a sweep measures the
+            results of many runs together, when none of them works any more.
         progress: Takes a line now and then.
 
     Raises:
@@ -79,13 +83,13 @@ def run(
     """
     path = Path(model).resolve()
     context = context_for(path, data, imgsz=imgsz, device=device, recipe=recipe, run_dir=Path(), progress=progress)
-    inputs = _inputs(context, recipe)
-    run_dir = _new_folder(Path(project), name or recipe.name)
+    inputs = inputs_of(context, recipe)
+    run_dir = new_folder(Path(project), name or recipe.name)
     record = {
         "schema_version": SCHEMA_VERSION,
         "status": "running",
         "recipe": recipe.model_dump(mode="json"),
-        "settings": {"imgsz": imgsz, "device": device},
+        "settings": {"imgsz": imgsz, "device": device, "bench": bench},
         "inputs": inputs,
         "stages": [],
         "versions": package_versions(),
@@ -110,7 +114,7 @@ def resume(run_dir: str | Path, *, progress: Progress = print) -> RunResult:
     changed = [
         f"{name} '{kept['path']}'"
         for name, kept in record["inputs"].items()
-        if _inputs(context, context.recipe)[name]["sha256"] != kept["sha256"]
+        if inputs_of(context, context.recipe)[name]["sha256"] != kept["sha256"]
     ]
     for stage in record["stages"]:
         for name, kept in stage["outputs"].items():
@@ -153,6 +157,8 @@ def read_record(run_dir: Path) -> dict[str, Any]:
 def _go_on(run_dir: Path, record: dict[str, Any], progress: Progress) -> RunResult:
     context = _context(run_dir, record, progress)
     stages = planned(context.recipe)
+    if not record["settings"].get("bench", True):  # runs of before there was a choice have no entry
+        stages = {name: stage for name, stage in stages.items() if name not in MEASURING}
     for number, (name, stage) in enumerate(stages.items(), start=1):
         if name in {entry["name"] for entry in record["stages"]}:
             continue
@@ -162,7 +168,7 @@ def _go_on(run_dir: Path, record: dict[str, Any], progress: Progress) -> RunResu
         progress(f"stage {number}/{len(stages)}: {name}")
         began = time.perf_counter()
         try:
-            result = stage(replace(context, measured=_float_accuracies(record)), _files(run_dir, record), folder)
+            result = stage(replace(context, measured=float_accuracies(record)), files_of(run_dir, record), folder)
         except KeyboardInterrupt as error:
             hint = f"interrupted in stage {name}; go on with: yolo-compress run resume={run_dir}"
             raise KeyboardInterrupt(hint) from error
@@ -174,7 +180,7 @@ def _go_on(run_dir: Path, record: dict[str, Any], progress: Progress) -> RunResu
             _save(run_dir, record)
             raise GateNotMet(f"{entry['notes'][-1]}; the run so far is in '{run_dir}'")
         _save(run_dir, record)
-    bench_file = _files(run_dir, record).get("bench")
+    bench_file = files_of(run_dir, record).get("bench")
     record["status"] = "done"
     _save(run_dir, record)
     html = None
@@ -207,8 +213,12 @@ def _gate(recipe: Recipe, record: dict[str, Any], entry: dict[str, Any]) -> str:
     return "stepped back"
 
 
-def _inputs(context: Context, recipe: Recipe) -> dict[str, dict[str, str]]:
-    """Return what a run rests on; the image lists stand for the images, which are too many to hash at each resume."""
+def inputs_of(context: Context, recipe: Recipe) -> dict[str, dict[str, str]]:
+    """Return path and hash of what a run rests on; the list of images stands for them, as they are too many to hash.
+
+    Raises:
+        DataError: A teacher or a calibration manifest is missing or damaged.
+    """
     listing = "\n".join(str(image) for image in (*context.data.train, *context.data.val))
     found = {
         "model": {"path": str(context.model), "sha256": sha256_path(context.model)},
@@ -268,20 +278,27 @@ def _entry(run_dir: Path, name: str, result: StageResult, *, seconds: float) -> 
     }
 
 
-def _files(run_dir: Path, record: Mapping[str, Any]) -> dict[str, Path]:
+def files_of(run_dir: Path, record: Mapping[str, Any]) -> dict[str, Path]:
+    """Return the files that the stages of a run have made and kept, by name."""
     found: dict[str, Path] = {}
     for stage in record["stages"]:
         found |= {name: run_dir / kept["path"] for name, kept in stage["outputs"].items()}
     return found
 
 
-def _float_accuracies(record: Mapping[str, Any]) -> tuple[float, ...]:
+def float_accuracies(record: Mapping[str, Any]) -> tuple[float, ...]:
     """Return the accuracies of the checkpoints that stages made and kept, in order."""
     made = [stage["metrics"] for stage in record["stages"] if "checkpoint" in stage["outputs"]]
     return tuple(metrics["map50_95"] for metrics in made if metrics.get("map50_95") is not None)
 
 
-def _new_folder(project: Path, name: str) -> Path:
+def new_folder(project: Path, name: str) -> Path:
+    """Make a folder for a run or a sweep, numbered where there is one of that name.
+
+    Raises:
+        UsageError: The name is not that of a folder.
+        OutputError: It cannot be made.
+    """
     if not name or Path(name).name != name:
         raise UsageError(f"name={name!r} is not a folder name; give one without slashes and project=DIR for its place")
     for number in range(1, 10_000):

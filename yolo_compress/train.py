@@ -111,6 +111,26 @@ def plan_for(overrides: Mapping[str, Any]) -> tuple[TrainPlan | None, dict[str, 
     return TrainPlan(recipe), {**defaults, **native}
 
 
+def with_options(base: Recipe, options: Mapping[str, Any]) -> Recipe:
+    """Return a recipe with flags laid over it, and settings of `yolo train` over those of its training.
+
+    Raises:
+        UsageError: A key is unknown, a value cannot be used, or settings are given to a recipe that does not train.
+    """
+    known = recipes.flags()
+    recipe = recipes.from_flags({key: value for key, value in options.items() if key in known}, base)
+    settings = {key: value for key, value in options.items() if key not in known}
+    if not settings:
+        return recipe
+    check_keys({**native_keys(), **dict.fromkeys(known)}, settings)
+    if recipe.train is None:
+        raise UsageError(
+            f"recipe '{recipe.name}' does not train, so {', '.join(settings)} would have no effect; leave them out"
+        )
+    training = recipe.train.model_copy(update={"settings": {**recipe.train.settings, **settings}})
+    return recipe.model_copy(update={"train": training})
+
+
 def _resumed_plan(native: Mapping[str, Any], ours: Mapping[str, Any], named: Any) -> TrainPlan | None:
     source = native["resume"] if isinstance(native["resume"], str | Path) else native.get("model")
     if source is None or not Path(str(source)).is_file():

@@ -86,7 +86,7 @@ def test_commands_in_the_documents_use_modes_and_keys_that_exist(path):
             mode, *words = line.partition("#")[0].split(" > ")[0].split()[1:]
             assert mode in MODES, line
             keys = {key.name for key in MODES[mode].keys} | set(MODES[mode].options)
-            if mode in ("train", "run"):
+            if mode in ("train", "run", "sweep"):
                 keys |= known | {"data", "epochs", "resume", "device"}
             assert {word.partition("=")[0] for word in words if "=" in word} <= keys, line
 

@@ -27,6 +27,7 @@ LEVELS = (
     ("report",),
     ("stages",),
     ("building", "pipeline", "sensitivity"),
+    ("sweep",),
     ("api",),
     ("demo", "doctor"),
     ("cli",),
@@ -35,10 +36,13 @@ LEVELS = (
 LEVEL = {part: number for number, parts in enumerate(LEVELS) for part in parts}
 HEAVY = ("torch", "ultralytics", "openvino", "onnx", "onnxruntime", "nncf", "tensorrt", "cv2", "matplotlib")
 OPTIONAL = {"jinja2", "matplotlib", "nncf", "onnx", "onnxruntime", "onnxslim", "openvino"}
+OPTIONAL |= {"optuna", "ray"}
 OPTIONAL |= {"cuda", "pycuda", "pynvml", "pycocotools", "tensorrt", "tensorrt_rtx"}
 EXCEPTIONS = {
     "bench/machine.py": {"os.environ"},  # records a setting that changes what was measured
     "timing.py": {"os.environ"},  # where the user keeps caches
+    "sweep/local.py": {"os.environ"},  # starts trials as child processes that find this package
+    "sweep/on_ray.py": {"os.environ"},  # sets what Ray and its workers are to leave alone
     "bench/memory.py": {"sys.argv", "os.environ"},  # starts itself as the child process that it measures
 }
 

@@ -175,7 +175,7 @@ def recipes_data(folder: Path) -> str:
     context = stages.context_for(
         folder / "model.pt", folder / "data/data.yaml", imgsz=64, device="cpu", run_dir=folder, recipe=recipes.Recipe()
     )
-    return pipeline._inputs(context, recipes.Recipe())["image list"]["sha256"]
+    return pipeline.inputs_of(context, recipes.Recipe())["image list"]["sha256"]
 
 
 def _start(inputs: Path, tmp_path: Path, text: str, **options):
@@ -229,7 +229,7 @@ def test_a_gate_that_is_met_passes(inputs, tmp_path, figures):
 def test_stepping_back_returns_to_the_given_model(inputs, tmp_path, figures):
     figures += [0.5, 0.1, 0.3]
     result = _start(inputs, tmp_path, SHORT + "gates: {train: 2, on_fail: step_back}\n")
-    assert pipeline._files(result.run_dir, result.record)["checkpoint"] == inputs / "model.pt"
+    assert pipeline.files_of(result.run_dir, result.record)["checkpoint"] == inputs / "model.pt"
     assert "the run went on from what was there before" in result.record["stages"][-1]["notes"][-1]
 
 

@@ -34,7 +34,7 @@ class Calls:
 @pytest.fixture
 def api(monkeypatch):
     calls = Calls()
-    names = ("train", "prune", "calib", "quantize", "cache", "build", "bench", "run", "report")
+    names = ("train", "prune", "calib", "quantize", "cache", "build", "bench", "run", "sweep", "report")
     fake = SimpleNamespace(**{name: calls.function(name) for name in names})
     monkeypatch.setitem(sys.modules, "yolo_compress.api", fake)
     monkeypatch.setattr(yolo_compress, "api", fake, raising=False)
@@ -153,6 +153,40 @@ def run(*args):
             ),
         ),
         ("run resume=runs/compress/edge-cpu", ("run", (), {"resume": "runs/compress/edge-cpu"})),
+        (
+            "sweep recipe=edge-cpu model=a.pt data=d.yaml prune=0.2,0.4,0.6 qat=none,int8 teacher=a.pt,b.pt epochs=3",
+            (
+                "sweep",
+                (),
+                {
+                    "recipe": "edge-cpu",
+                    "model": "a.pt",
+                    "data": "d.yaml",
+                    "prune": (0.2, 0.4, 0.6),
+                    "qat": "none,int8",
+                    "teacher": "a.pt,b.pt",
+                    "epochs": 3,
+                },
+            ),
+        ),
+        (
+            "sweep recipe=r.yaml engines=openvino:int8,onnxruntime:int8; freeze=[0,1] prune=0.2;0.4 lr0=1e-5..1e-3:log",
+            (
+                "sweep",
+                (),
+                {
+                    "recipe": "r.yaml",
+                    "engines": "openvino:int8,onnxruntime:int8;",
+                    "freeze": [[0, 1]],
+                    "prune": "0.2;0.4",
+                    "lr0": "1e-5..1e-3:log",
+                },
+            ),
+        ),
+        (
+            "sweep resume=runs/s ray=auto workers=2 retry_failed=true",
+            ("sweep", (), {"resume": "runs/s", "ray": "auto", "workers": 2, "retry_failed": True}),
+        ),
         ("report run=runs/compress/edge-cpu", ("report", (), {"run": "runs/compress/edge-cpu"})),
         ("report bench=bench.json", ("report", (), {"bench": "bench.json"})),
         (
@@ -287,6 +321,13 @@ def test_training_without_flags_keeps_a_pruned_model_and_the_rest_is_left_alone(
         ("demo seed=-1", "seed=-1 is not a whole number; write, for example, seed=0"),
         ("run resume=runs/x epochs=3", "resume= takes everything from the run that it continues; remove epochs"),
         ("run resume=runs/x imgsz=320", "resume= takes everything from the run that it continues; remove imgsz"),
+        (
+            "sweep resume=runs/x prune=0.2,0.3",
+            "resume= takes everything from the sweep that it continues; remove prune",
+        ),
+        ("sweep recipe=edge-cpu workers=two", "workers=two is not a whole number; write, for example, workers=1"),
+        ("sweep recipe=edge-cpu imgsz=320,640", "imgsz=(320, 640) is not a whole number"),
+        ("sweep prune_ration=0.3,0.4", "'prune_ration' is not a valid argument."),
         ("run resume", "'resume' has no value; write resume=..."),
         (
             "train model=a.pt quantize_target=tensorrt prune=0.3",

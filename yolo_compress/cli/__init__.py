@@ -76,9 +76,10 @@ def _run_yolo(args: list[str], *, keep_pruned: bool = False) -> None:
 def _how_to_resume(args: list[str], error: KeyboardInterrupt) -> str:
     if str(error):  # what was interrupted knows its folder
         return str(error)
-    if args[:1] == ["run"]:
-        resume = next((arg for arg in args if arg.startswith("resume=")), "resume=RUN_DIR, the folder named above")
-        return f"continue with: yolo-compress run {resume}"
+    if args[:1] in (["run"], ["sweep"]):
+        folder = f"resume={args[0].upper()}_DIR, the folder named above"
+        resume = next((arg for arg in args if arg.startswith("resume=")), folder)
+        return f"continue with: yolo-compress {args[0]} {resume}"
     if flags.is_training(args):
         return "continue with the same command, with resume=True and model= the run's weights/last.pt"
     return "nothing half-written is left behind; run the same command again"

@@ -1,5 +1,5 @@
 # Copyright (C) 2026 yolo_compress contributors. SPDX-License-Identifier: AGPL-3.0-or-later
-"""The two modes in which flags of the recipe stand among settings of `yolo train`: train and run."""
+"""The modes in which flags of the recipe stand among settings of `yolo train`: train, run and sweep."""
 
 from __future__ import annotations
 
@@ -83,6 +83,18 @@ def run(**given: Any) -> Any:
     from yolo_compress import api  # imports torch
 
     return api.run(**given)
+
+
+def sweep(**given: Any) -> Any:
+    """Run a recipe with several values of its flags, or continue a sweep; what stands in brackets is one value."""
+    own = {"recipe", "resume", "ray"}
+    given = {name: [value] if isinstance(value, list) and name not in own else value for name, value in given.items()}
+    beside = {"resume", "ray", "workers", "retry_failed"}
+    if "resume" in given and (extra := sorted(set(given) - beside)):
+        raise UsageError(f"resume= takes everything from the sweep that it continues; remove {', '.join(extra)}")
+    from yolo_compress import api  # imports torch
+
+    return api.sweep(**given)
 
 
 def _names(args: Sequence[str]) -> set[str]:

@@ -31,6 +31,9 @@ NOTES = {
     "train": "Every setting of `yolo train` is valid too; `yolo cfg` lists them. A command line without recipe= and "
     "without any flag is handed to `yolo` as it is.",
     "run": "Every setting of `yolo train` is valid too, for the training stage: epochs=10, batch=16, lr0=0.001.",
+    "sweep": "Every flag of `run` and every setting of `yolo train` is valid too, with one value or several: "
+    "prune=0.2,0.4; with `;` between values that hold commas: 'engines=openvino:int8,onnxruntime:int8;openvino:int8'; "
+    "none goes without: qat=none,int8; and a search draws from ranges: prune=0.2..0.6, lr0=1e-5..1e-3:log.",
     "bench": "No latency is given for a file whose accuracy shows that it is broken.",
 }
 

@@ -13,11 +13,12 @@ from yolo_compress.report.files import file_name
 from yolo_compress.report.html import page
 from yolo_compress.report.limits import Limits
 from yolo_compress.report.markdown import document
-from yolo_compress.report.pareto import drawn, picture
+from yolo_compress.report.pareto import picture
 from yolo_compress.report.pictures import read_pairs
 from yolo_compress.report.recommendation import recommend
 from yolo_compress.report.roof import roofline_picture, rooflines
-from yolo_compress.report.spreadsheet import spreadsheets
+from yolo_compress.report.spreadsheet import csv_text, spreadsheets
+from yolo_compress.report.trials import axes_of, trial_cells
 
 __all__ = ("Limits", "ReportFiles", "write_report")
 
@@ -40,6 +41,7 @@ def write_report(
     *,
     limits: Limits | None = None,
     pictures: Path | None = None,
+    sweep: dict[str, Any] | None = None,
 ) -> ReportFiles:
     """Write `report.md`, `report.html`, the pictures and the CSV files.
 
@@ -49,6 +51,7 @@ def write_report(
         out_dir: Created when missing.
         limits: What a recommended candidate keeps to, over the limits that the benchmark was given.
         pictures: Folder of the benchmark, whose pictures before and after are shown where it has some.
+        sweep: The content of a `sweep.json`, for the table of trials.
 
     Raises:
         DataError: `bench` has no rows, or its pictures are damaged.
@@ -60,15 +63,17 @@ def write_report(
         raise DataError("the benchmark has no rows, so there is nothing to report; run the benchmark again")
     out_dir = Path(out_dir)
     pairs = read_pairs(pictures, bench)
-    axes = drawn(bench)
+    axes = axes_of(bench, sweep)
     charts = {axis.name: picture(bench, axis) for axis in axes}  # all made before any is written
     contents: dict[str, bytes | str] = {axis.file: charts[axis.name] for axis in axes}
     roofs = {label: roofline_picture(roofline) for label, roofline in rooflines(bench)}
     contents |= {f"roofline-{file_name(label)}.png": png for label, png in roofs.items()}
     tables = spreadsheets(bench, run, recommend(bench, limits))
+    if sweep:
+        tables["trials.csv"] = csv_text(trial_cells(sweep, bench))
     contents |= tables
-    contents["report.md"] = document(bench, run, limits=limits, pairs=pairs, folder=out_dir)
-    contents["report.html"] = page(bench, run, charts | roofs, limits=limits, pairs=pairs)
+    contents["report.md"] = document(bench, run, limits=limits, pairs=pairs, folder=out_dir, sweep=sweep)
+    contents["report.html"] = page(bench, run, charts | roofs, limits=limits, pairs=pairs, sweep=sweep)
     for name, content in contents.items():
         atomic_write(out_dir / name, content)
     drawn_files = (*(axis.file for axis in axes), *(f"roofline-{file_name(label)}.png" for label in roofs))

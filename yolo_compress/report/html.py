@@ -9,9 +9,9 @@ from importlib import resources
 from typing import Any
 
 from yolo_compress.errors import require
-from yolo_compress.report import content, evidence
+from yolo_compress.report import content, evidence, trials
 from yolo_compress.report.limits import Limits
-from yolo_compress.report.pareto import AXES, in_words
+from yolo_compress.report.pareto import in_words
 from yolo_compress.report.pictures import LINES, Pair
 from yolo_compress.report.recommendation import recommend, verdicts_table
 from yolo_compress.report.roof import peaks_in_words, roofline_in_words, roofline_table, rooflines
@@ -27,6 +27,7 @@ def page(
     *,
     limits: Limits | None = None,
     pairs: Sequence[Pair] = (),
+    sweep: Mapping[str, Any] | None = None,
 ) -> str:
     """Return the page, with every picture inside.
 
@@ -36,6 +37,7 @@ def page(
         charts: PNGs by the name of what accuracy is drawn against, and of rooflines by the label of the candidate.
         limits: What a recommended candidate keeps to.
         pairs: Pictures before and after.
+        sweep: The content of a `sweep.json`, or None.
 
     Raises:
         MissingDependency: jinja2 is not installed.
@@ -51,13 +53,14 @@ def page(
         description=recipe.get("description") or "",
         date=bench.get("date", content.ABSENT),
         summary=content.summary(bench),
+        trials=trials.trials_table(sweep, bench) if sweep else None,
         candidates=content.candidates_table(bench),
         undecided=evidence.undecided(bench),
         recommendations=[(one, verdicts_table(one)) for one in recommend(bench, limits)],
         refused=[row.get("status") == "refused" for row in bench["rows"]],
         charts=[
             (axis.title, base64.b64encode(charts[axis.name]).decode("ascii"), in_words(bench, axis))
-            for axis in AXES
+            for axis in trials.axes_of(bench, sweep)
             if axis.name in charts
         ],
         pairs=[
@@ -78,7 +81,7 @@ def page(
             if label in charts
         ],
         techniques=techniques_table(bench, run),
-        notes=content.notes(bench, run),
+        notes=[*(trials.trial_notes(sweep) if sweep else ()), *content.notes(bench, run)],
         stages=content.stages_table(run),
         run_status=(run or {}).get("status"),
         layers=content.layer_tables(run),
@@ -88,7 +91,7 @@ def page(
         sizes=evidence.sizes_table(bench),
         errors=evidence.errors_table(bench),
         robustness=evidence.robustness_table(bench),
-        method=[*content.method(bench), *evidence.how(bench)],
+        method=[*(trials.trials_method(sweep) if sweep else ()), *content.method(bench), *evidence.how(bench)],
         energy=content.energy_table(bench),
         environment=content.environment(bench, run),
     )

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from yolo_compress.report import content, evidence
+from yolo_compress.report import content, evidence, trials
 from yolo_compress.report.content import Table
 from yolo_compress.report.files import file_name
 from yolo_compress.report.limits import Limits
-from yolo_compress.report.pareto import drawn, in_words
+from yolo_compress.report.pareto import in_words
 from yolo_compress.report.pictures import LINES, Pair
 from yolo_compress.report.recommendation import recommend, verdicts_table
 from yolo_compress.report.roof import peaks_in_words, roofline_in_words, roofline_table, rooflines
@@ -27,9 +27,13 @@ def document(
     limits: Limits | None = None,
     pairs: Sequence[Pair] = (),
     folder: Path = Path(),
+    sweep: Mapping[str, Any] | None = None,
 ) -> str:
     """Return the whole report; it refers to the pictures beside it."""
-    parts = ["# Compression report", content.summary(bench), table(content.candidates_table(bench))]
+    parts = ["# Compression report", content.summary(bench)]
+    if sweep:
+        parts += ["## Trials", table(trials.trials_table(sweep, bench)), "## Candidates"]
+    parts.append(table(content.candidates_table(bench)))
     undecided = evidence.undecided(bench)
     if undecided:
         parts.append(_items(undecided))
@@ -37,7 +41,7 @@ def document(
     for one in recommend(bench, limits):
         parts += [f"**{_escape(one.deployment)}: {_escape(one.chosen or 'none')}.** {_escape(one.sentence)}"]
         parts += [table(verdicts_table(one))]
-    parts += [f"![{_escape(in_words(bench, axis))}]({axis.file})" for axis in drawn(bench)]
+    parts += [f"![{_escape(in_words(bench, axis))}]({axis.file})" for axis in trials.axes_of(bench, sweep)]
     gpu = content.gpu_table(bench)
     if gpu:
         parts += ["## GPU", table(gpu)]
@@ -54,7 +58,7 @@ def document(
     energy = content.energy_table(bench)
     if energy:
         parts += ["## Energy", table(energy)]
-    notes = content.notes(bench, run)
+    notes = [*(trials.trial_notes(sweep) if sweep else ()), *content.notes(bench, run)]
     if notes:
         parts += ["## Notes", _items(notes)]
     for label, roofline in rooflines(bench):
@@ -73,7 +77,8 @@ def document(
         parts += ["## Stages", table(stages)]
     for stage, layers in content.layer_tables(run):
         parts += [f"## Layers: {_escape(stage)}", table(layers)]
-    parts += ["## How it was measured", _items([*content.method(bench), *evidence.how(bench)])]
+    how = trials.trials_method(sweep) if sweep else ()
+    parts += ["## How it was measured", _items([*how, *content.method(bench), *evidence.how(bench)])]
     parts += ["## Machine and versions", table(content.environment(bench, run))]
     return "\n\n".join(parts) + "\n"
 

@@ -13,6 +13,7 @@ from yolo_compress.errors import require
 MARKERS = {"native": ("o", "#6b7280", "native export"), "yolo_compress": ("s", "#0f766e", "yolo_compress")}
 OTHER = ("^", "#9a3412", "given by the user")
 MEBI = 1 << 20
+SPEEDS = ("latency", "ratio")  # a report draws one of the two
 LONGEST_NAME = 32  # characters beside a mark
 Row = Mapping[str, Any]
 
@@ -38,7 +39,7 @@ class Axis:
     @property
     def file(self) -> str:
         """Return the name of the picture's file."""
-        return "pareto.png" if self.name == "latency" else f"pareto-{self.name}.png"
+        return "pareto.png" if self.name in SPEEDS else f"pareto-{self.name}.png"
 
 
 def _size(row: Row) -> float | None:
@@ -56,12 +57,24 @@ LATENCY = Axis(
 )
 SIZE = Axis("size", "size", "size on disk (MB)", _size, "MB")
 ENERGY = Axis("energy", "energy", "energy above idle (mJ per image)", _energy, "mJ")
-AXES = (LATENCY, SIZE, ENERGY)
+RATIO = Axis(
+    "ratio",
+    "time as a ratio to the first candidate",
+    "time as a ratio to the first candidate (median of paired rounds)",
+    lambda row: row.get("latency_ratio_p50"),
+    "",
+)
 
 
-def drawn(bench: Mapping[str, Any]) -> tuple[Axis, ...]:
-    """Return what there is to draw accuracy against: latency always, the others where some candidate has a value."""
-    return tuple(axis for axis in AXES if axis is LATENCY or _rows(bench, axis))
+def drawn(bench: Mapping[str, Any], speed: Axis = LATENCY) -> tuple[Axis, ...]:
+    """Return what there is to draw accuracy against: speed always, the others where some candidate has a value."""
+    return (speed, *(axis for axis in (SIZE, ENERGY) if _rows(bench, axis)))
+
+
+def unbeaten(bench: Mapping[str, Any], axis: Axis) -> list[str]:
+    """Return the labels of the candidates that no other one beats in both accuracy and a figure."""
+    rows = _rows(bench, axis)
+    return [str(rows[index]["label"]) for index in front(_points(rows, axis))]
 
 
 def picture(bench: Mapping[str, Any], axis: Axis = LATENCY) -> bytes:
@@ -78,7 +91,7 @@ def picture(bench: Mapping[str, Any], axis: Axis = LATENCY) -> bytes:
     figure = Figure(figsize=(7.2, 4.4), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    points = [(axis.value(row) or 0.0, 100 * row["map50_95"]) for row in rows]
+    points = _points(rows, axis)
     best = front(points)
     if len(best) > 1:
         axes.plot(*zip(*(points[i] for i in best), strict=True), color="#111827", lw=1, ls="--", zorder=1)
@@ -128,7 +141,8 @@ def picture(bench: Mapping[str, Any], axis: Axis = LATENCY) -> bytes:
 def in_words(bench: Mapping[str, Any], axis: Axis) -> str:
     """Return what the picture shows, for those who cannot see it."""
     shown = [
-        f"{row['label']} {axis.value(row):.2f} {axis.unit}, {100 * row['map50_95']:.2f}" for row in _rows(bench, axis)
+        f"{row['label']} {axis.value(row):.2f} {axis.unit}".rstrip() + f", {100 * row['map50_95']:.2f}"
+        for row in _rows(bench, axis)
     ]
     kind = "median latency" if axis is LATENCY else axis.title
     return f"mAP50-95 against {kind}: " + ("; ".join(shown) or "no candidate was measured")
@@ -158,6 +172,10 @@ def _rows(bench: Mapping[str, Any], axis: Axis) -> list[Row]:
     """Return the rows that can be drawn: a refused candidate has no place in any picture."""
     rows = [row for row in bench["rows"] if row.get("status") == "ok" and row.get("map50_95") is not None]
     return [row for row in rows if axis.value(row) is not None]
+
+
+def _points(rows: Sequence[Row], axis: Axis) -> list[tuple[float, float]]:
+    return [(axis.value(row) or 0.0, 100 * row["map50_95"]) for row in rows]
 
 
 def _bars(axes: Any, row: Row, x: float, y: float, colour: str) -> None:

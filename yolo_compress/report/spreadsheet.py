@@ -26,8 +26,8 @@ def spreadsheets(
     The first line names the columns; a value that is absent is an empty cell. Accuracies are shares in 0 to 1.
     """
     found = {
-        "candidates.csv": _csv([_flat(row, bench.get("names") or ()) for row in bench["rows"]]),
-        "recommendation.csv": _csv(
+        "candidates.csv": csv_text([_flat(row, bench.get("names") or ()) for row in bench["rows"]]),
+        "recommendation.csv": csv_text(
             {"deployment": one.deployment, "limits": one.limits, "rule": one.rule}
             | {"candidate": verdict.label, "verdict": verdict.kind, "why": verdict.reason}
             for one in recommendations
@@ -35,13 +35,24 @@ def spreadsheets(
         ),
     }
     for label, roofline in rooflines(bench):
-        found[f"roofline-{file_name(label)}.csv"] = _csv([roofline["whole"], *roofline["layers"]])
+        found[f"roofline-{file_name(label)}.csv"] = csv_text([roofline["whole"], *roofline["layers"]])
     for stage in (run or {}).get("stages") or ():
         for name, layers in (stage.get("tables") or {}).items():
             rows = [layer for layer in layers or () if isinstance(layer, Mapping)]
             if rows:
-                found[f"layers-{file_name(str(name))}.csv"] = _csv(_plain_cells(layer) for layer in rows)
+                found[f"layers-{file_name(str(name))}.csv"] = csv_text(_plain_cells(layer) for layer in rows)
     return found
+
+
+def csv_text(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Return rows as CSV; the first line names the columns, and a value that is absent is an empty cell."""
+    listed = list(rows)
+    columns = list(dict.fromkeys(key for row in listed for key in row))
+    stream = io.StringIO(newline="")
+    writer = csv.DictWriter(stream, columns, restval="", lineterminator="\r\n")  # RFC 4180
+    writer.writeheader()
+    writer.writerows(listed)
+    return stream.getvalue()
 
 
 def _flat(row: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any]:
@@ -76,13 +87,3 @@ def _plain_cells(layer: Mapping[str, Any]) -> dict[str, Any]:
     return {
         key: " ".join(map(str, value)) if isinstance(value, list | tuple) else value for key, value in layer.items()
     }
-
-
-def _csv(rows: Iterable[Mapping[str, Any]]) -> str:
-    listed = list(rows)
-    columns = list(dict.fromkeys(key for row in listed for key in row))
-    stream = io.StringIO(newline="")
-    writer = csv.DictWriter(stream, columns, restval="", lineterminator="\r\n")  # RFC 4180
-    writer.writeheader()
-    writer.writerows(listed)
-    return stream.getvalue()

@@ -18,7 +18,7 @@ from tests.unit.report.test_content import OURS, RUN
 from yolo_compress.errors import DataError, OutputError
 from yolo_compress.report import write_report
 from yolo_compress.report.html import page
-from yolo_compress.report.pareto import ENERGY, SIZE, drawn, front, in_words, picture, shortened
+from yolo_compress.report.pareto import ENERGY, RATIO, SIZE, drawn, front, in_words, picture, shortened, unbeaten
 
 VOID = {"meta", "img", "br", "hr", "input", "link"}
 
@@ -161,6 +161,22 @@ def test_accuracy_is_drawn_against_size_and_against_energy_where_it_was_measured
     ]
     for path in files.pictures:
         assert f"]({path.name})" in files.markdown.read_text()
+
+
+def test_a_ratio_takes_the_place_of_the_latency():
+    rows = (row("a", latency_ratio_p50=1.0), row("b", latency_ratio_p50=0.5, map50_95=0.4), refused("broken"))
+    bench = result(*rows).to_dict()
+    assert [(axis.name, axis.file) for axis in drawn(bench, RATIO)] == [
+        ("ratio", "pareto.png"),
+        ("size", "pareto-size.png"),
+    ]
+    assert (
+        in_words(bench, RATIO)
+        == "mAP50-95 against time as a ratio to the first candidate: a 1.00, 37.12; b 0.50, 40.00"
+    )
+    assert unbeaten(bench, RATIO) == ["b"]
+    assert unbeaten(bench, ENERGY) == []
+    assert picture(bench, RATIO) != picture(bench)
 
 
 def test_a_long_name_is_shortened_in_the_picture_and_does_not_squeeze_it():
