@@ -188,7 +188,7 @@ def test_an_error_is_how_a_trial_ended(job, runs, effect, state, error):
 def test_a_damaged_outcome_is_named(job):
     Path(job.folder).mkdir()
     (Path(job.folder) / trial.OUTCOME).write_text("{")
-    with pytest.raises(DataError, match=r"outcome.json' is damaged .* remove it, and the trial goes on"):
+    with pytest.raises(DataError, match=r"outcome.json' is damaged .* remove that file, and the trial goes on"):
         run_trial(job)
 
 
