@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 LEVELS = 50_000
+SMALLEST = 1e-300  # of a unit, so that savings next to nothing can be divided by it
 EXACT = 1e-9  # of a unit, below which a saving counts as a multiple of it
 
 
@@ -57,7 +58,7 @@ class Knapsack:
         self.costs, self.savings = dict(costs), {layer: savings[layer] for layer in costs}
         self._items = [layer for layer, saved in self.savings.items() if saved > 0]
         self.most = float(sum(self.savings[layer] for layer in self._items))
-        self.unit = self.most / levels
+        self.unit = max(self.most / levels, SMALLEST)
         self.error = len(self._items) * self.unit
         self._weights = [max(1, int(np.ceil(self.savings[layer] / self.unit - EXACT))) for layer in self._items]
         self._taken = self._fill()

@@ -245,11 +245,11 @@ def test_training_quantized_begins_with_the_images_of_a_manifest(tiny_data, tmp_
     class Enough(Exception):
         pass
 
-    def choose_ranges(model, placement, scheme, method, images, *, imgsz):
+    def choose_widths(model, placement, numbers, method, images, *, imgsz):
         given.extend(images)
         raise Enough
 
-    monkeypatch.setattr(attachment, "choose_ranges", choose_ranges)
+    monkeypatch.setattr(attachment, "choose_widths", choose_widths)
     trainer = SimpleNamespace(model=tiny_model(), args=SimpleNamespace(data=str(tiny_data), imgsz=64))
     form = QuantizeSection(calibration=str(made.manifest))
     with pytest.raises(Enough):
