@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from yolo_compress.bench.layers import module_scope
+from yolo_compress.engines.openvino import process_core
 from yolo_compress.errors import EngineError, UsageError, require
 
 QUANTIZERS = ("DequantizeLinear", "FakeQuantize")
@@ -104,12 +105,11 @@ def _of_onnx(path: Path) -> list[LayerWork]:
 
 
 def _of_openvino(path: Path) -> list[LayerWork]:
-    ov = require("openvino", extra="openvino", purpose="layers of OpenVINO models")
     file = next(iter(sorted(path.glob("*.xml"))), None)
     if file is None:
         raise EngineError(f"'{path}' holds no .xml model; build it again")
     found = []
-    for node in ov.Core().read_model(str(file)).get_ordered_ops():
+    for node in process_core().read_model(str(file)).get_ordered_ops():
         kind = node.get_type_name()
         if kind not in ("Convolution", "GroupConvolution", "MatMul"):
             continue

@@ -91,7 +91,7 @@ class OpenVinoSession:
         file = next(iter(sorted(path.glob("*.xml"))), None)
         if file is None:
             raise EngineError(f"'{path}' holds no .xml model; build it again")
-        core = _core()
+        core = process_core()
         try:
             model = core.read_model(str(file))
             # Builds without our mark, native ones among them, run in float32 where nothing is quantized: left alone,
@@ -153,8 +153,8 @@ class OpenVinoSession:
 
 
 @cache
-def _core() -> Any:
-    """Return the process's one core, which is never let go.
+def process_core() -> Any:
+    """Return the process's one core, which is never let go; nothing else here may make one.
 
     On CPUs with AMX each core gives the thread a signal stack, and puts back the one before when it goes. Of two cores
     the one that goes last puts back the other's, which is unmapped by then: the next signal that Python handles, such
