@@ -54,7 +54,7 @@ def onnx_source(source: Path, scratch: Path, *, precision: str, imgsz: int) -> P
         DataError: The source does not exist or is damaged.
         UsageError: INT8 from a float model, or a float precision from a quantized one.
     """
-    from yolo_compress.host.export import export_onnx, onnx_metadata  # torch, which a session does not need
+    from yolo_compress.host.export import export_onnx  # torch, which a session does not need
 
     if source.suffix == ".pt":
         if precision == "int8":
@@ -64,9 +64,8 @@ def onnx_source(source: Path, scratch: Path, *, precision: str, imgsz: int) -> P
         return export_onnx(source, scratch / f"{source.stem}.onnx", imgsz=imgsz)
     check_file(source, ".onnx")
     quantized = is_quantized(source)
-    if precision == "int8" and not quantized and "yolo_compress" in onnx_metadata(source):
-        raise UsageError(f"'{source}' was quantized without codes of 8 bits; build it with precision=fp32")
     if precision == "int8" and not quantized:
+        check_float(source)
         raise UsageError(f"'{source}' holds no quantizers; run first: yolo-compress quantize model={source} data=...")
     if precision != "int8" and quantized:
         raise UsageError(
@@ -89,6 +88,18 @@ def is_quantized(path: Path) -> bool:
     if not graph.node:
         raise EngineError(f"'{path}' is not a readable ONNX file (it holds no graph); export it again")
     return any(node.op_type in QUANTIZERS for node in graph.node)
+
+
+def check_float(path: Path) -> None:
+    """Refuse an ONNX graph without quantizers that holds quantized values all the same, as float numbers.
+
+    Raises:
+        UsageError: It does, so that quantizing or calibrating it would round it a second time.
+    """
+    from yolo_compress.host.export import onnx_metadata  # torch, which a session does not need
+
+    if "yolo_compress" in onnx_metadata(path):
+        raise UsageError(f"'{path}' was quantized without codes of 8 bits; build it with precision=fp32")
 
 
 def scheme_notes(engine: str, graph: Path) -> tuple[str, ...]:

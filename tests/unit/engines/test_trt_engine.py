@@ -24,6 +24,7 @@ from yolo_compress.engines.tensorrt.key import graph_sha256
 from yolo_compress.errors import DataError, EngineError, MissingDependency, UsageError
 from yolo_compress.host.data import image_batches, read_data
 from yolo_compress.host.export import export_onnx
+from yolo_compress.quantize import quantize_onnx
 from yolo_compress.recipe import TensorRtSection, validate
 from yolo_compress.timing import RuntimeTiming
 
@@ -401,6 +402,18 @@ class TestBuilding:
         assert built.path == tmp_path / "out/yolov8n.engine"
         assert (trt.seen, facts(built)["mode"]) == ([], "qdq")
         assert any("4" in note for note in built.notes), "few images are noted"
+
+    def test_a_graph_of_weights_quantized_without_codes_is_not_calibrated(self, installed, order, graphs, tmp_path):
+        half, given = tmp_path / "half.onnx", {"activations": "none", "weight_form": "fp16"}
+        quantize_onnx(graphs / "yolov8n_float.onnx", half, images=(), imgsz=64, **given)
+        for generation in ("10.3", "11.4"):
+            trt = installed(generation)
+            with pytest.raises(UsageError, match=r"half\.onnx' was quantized without codes of 8 bits"):
+                TensorRt().build(half, tmp_path, precision="int8", imgsz=64)
+        trt = installed("10.3")
+        with pytest.raises(UsageError, match=r"half\.onnx' was quantized without codes of 8 bits"):
+            order(model=half)
+        assert trt.seen == []
 
     def test_a_tensorrt_that_does_not_calibrate_gets_a_quantized_graph(self, installed, order):
         trt = installed("11.4")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from yolo_compress.artifacts import EngineFile, atomic_write, sha256_path, size_bytes
-from yolo_compress.engines.source import check_file, check_precision, is_quantized, onnx_source, scheme_notes
+from yolo_compress.engines.source import check_file, check_float, check_precision, is_quantized, onnx_source, scheme_notes
 from yolo_compress.engines.tensorrt.builder import Built, build_engine
 from yolo_compress.engines.tensorrt.calibration import Calibration, calibrated
 from yolo_compress.engines.tensorrt.capability import Capabilities, capabilities, load_module
@@ -102,6 +102,8 @@ class TensorRt:
         if source.suffix != ".pt":
             check_file(source, ".onnx")
         quantized = source.suffix != ".pt" and is_quantized(source)
+        if precision == "int8" and source.suffix != ".pt" and not quantized:
+            check_float(source)
         decision = decide(capabilities(trt), source, precision=precision, quantized=quantized, dla=options.dla)
         _check_calibration(decision, calibration, source)
         compute, notes = self._aim(trt, options)
