@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from yolo_compress.bench.sysfs import is_unavailable, unavailable
 from yolo_compress.errors import MissingDependency, require
 
 # bits of NVML's clock event reasons that mean less speed than the chip has; an idle GPU and clocks that were set by
@@ -39,36 +40,37 @@ def read_state(pci_bus_id: str) -> GpuState | str:
     Returns:
         The reading, or "unavailable: " and the reason.
     """
-    if pci_bus_id.startswith("unavailable: "):
+    if is_unavailable(pci_bus_id):
         return pci_bus_id
     try:
         nvml = require("pynvml", extra="energy", purpose="Clocks and throttling of NVIDIA GPUs")
     except MissingDependency as error:
-        return f"unavailable: {error}"
+        return unavailable(str(error))
     try:
         nvml.nvmlInit()
     except nvml.NVMLError as error:
-        return f"unavailable: {error}"
+        return unavailable(str(error))
     try:
         handle = nvml.nvmlDeviceGetHandleByPciBusId(pci_bus_id)
-        bits = _reasons(nvml, handle)
         return GpuState(
-            slowed_by=tuple(name for bit, name in SLOWDOWNS.items() if bits & bit),
+            slowed_by=slowdowns(nvml, handle),
             sm_clock_mhz=_read(nvml, lambda: int(nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM))),
             temperature_c=_read(nvml, lambda: int(nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU))),
             energy_j=_read(nvml, lambda: nvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1e3),
         )
     except nvml.NVMLError as error:
-        return f"unavailable: {error}"
+        return unavailable(str(error))
     finally:
         nvml.nvmlShutdown()
 
 
-def _reasons(nvml: Any, handle: Any) -> int:
+def slowdowns(nvml: Any, handle: Any) -> tuple[str, ...]:
+    """Return what makes a GPU slower than it is, in words; NVML's own error where the driver does not tell."""
     try:
-        return int(nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle))
+        bits = int(nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle))
     except (AttributeError, nvml.NVMLError_FunctionNotFound):  # its name since driver 535, and one day its only one
-        return int(nvml.nvmlDeviceGetCurrentClocksEventReasons(handle))
+        bits = int(nvml.nvmlDeviceGetCurrentClocksEventReasons(handle))
+    return tuple(name for bit, name in SLOWDOWNS.items() if bits & bit)
 
 
 def _read(nvml: Any, ask: Callable[[], Any]) -> Any:

@@ -81,14 +81,6 @@ MODE_LINE = re.compile(r"^\s*<\s*POWER_MODEL\s+ID=(\d+)\s+NAME=([^\s>]+)\s*>", r
 GPU_CLOCK = re.compile(r"gpu(?!-nvd)|\bg[a-z]\d{2}b\b")
 
 
-def is_jetson(*, root: Path = Path("/")) -> bool:
-    """Return whether the device tree or the release file tell of a Jetson; a container may have only the first."""
-    tree = root / "proc/device-tree"
-    named = read(tree / "model", lambda text: "jetson" in text.lower()) is True
-    chip = read(tree / "compatible", lambda text: "nvidia,tegra" in text) is True
-    return named or chip or (root / "etc/nv_tegra_release").is_file()
-
-
 def describe_jetson(*, root: Path = Path("/"), query: Callable[[], str] | None = None) -> dict[str, Any]:
     """Read what decides how fast a Jetson is.
 

@@ -10,8 +10,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from yolo_compress.bench.jetson import describe_jetson, is_jetson
+from yolo_compress.bench.jetson import describe_jetson
 from yolo_compress.bench.sysfs import degrees, mhz_from_khz, read, unavailable
+from yolo_compress.engines.tensorrt.capability import on_jetson
 
 # flags that decide which INT8 and bfloat16 kernels a runtime can use
 CPU_FLAGS = (
@@ -82,7 +83,7 @@ def describe_machine(*, root: Path = Path("/")) -> dict[str, Any]:
         "torch_threads": torch.get_num_threads() if torch is not None else unavailable("torch was not used"),
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "not set"),
     }
-    return found | ({"jetson": describe_jetson(root=root)} if is_jetson(root=root) else {})
+    return found | ({"jetson": describe_jetson(root=root)} if on_jetson(root) else {})
 
 
 def package_versions(names: tuple[str, ...] = PACKAGES) -> dict[str, str]:

@@ -20,6 +20,21 @@ def read(path: Path, convert: Callable[[str], Any] = str) -> Any:
         return unavailable(f"{path} does not hold what is expected")
 
 
+def whole_number(path: Path) -> int:
+    """Return the whole number in a file whose absence is an error.
+
+    Raises:
+        OSError: It cannot be read; of the class that says why, such as PermissionError.
+        ValueError: It holds no number.
+    """
+    try:
+        return int(path.read_text(encoding="ascii"))
+    except ValueError as error:
+        raise ValueError(f"{path} does not hold a number") from error
+    except OSError as error:
+        raise type(error)(f"{error.strerror or error}: {path}") from error
+
+
 def unavailable(why: str) -> str:
     """Return what stands in the place of a value that cannot be read."""
     return UNAVAILABLE + why

@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 
 from tests.boards import BOARDS, board, write_board
 from yolo_compress.bench import jetson
-from yolo_compress.bench.jetson import RELEASES, describe_jetson, is_jetson, nvpmodel_query
+from yolo_compress.bench.jetson import RELEASES, describe_jetson, nvpmodel_query
 from yolo_compress.bench.machine import describe_machine
 from yolo_compress.bench.sysfs import is_unavailable, read
+from yolo_compress.engines.tensorrt.capability import on_jetson
 
 KEYS = ("board", "module", "l4t", "jetpack", "ships_tensorrt", "ships_cuda", "power_mode", "power_modes", "cpu_clocks")
 KEYS += ("gpu_clocks", "emc_mhz", "clocks_fixed", "temperatures_c", "dla_cores")
@@ -36,7 +37,7 @@ def test_every_board_has_a_tree():
 
 def test_each_board_is_recognised(tree):
     found = describe_jetson(root=tree.root)
-    assert is_jetson(root=tree.root)
+    assert on_jetson(tree.root)
     assert tuple(found) == KEYS
     assert found["board"] == tree.files["proc/device-tree/model"].rstrip("\0")
     for key in ("module", "l4t", "jetpack", "ships_tensorrt", "power_mode", "dla_cores"):
@@ -75,14 +76,14 @@ def test_an_empty_tree_gives_a_reason_for_everything(tmp_path):
     found = describe_jetson(root=tmp_path)
     assert tuple(found) == KEYS
     assert [key for key, value in found.items() if not is_unavailable(value)] == []
-    assert not is_jetson(root=tmp_path)
+    assert not on_jetson(tmp_path)
     assert "jetson" not in describe_machine(root=tmp_path)
 
 
 def test_a_place_that_is_called_so_is_no_jetson(tmp_path):
     root = tmp_path / "jetson" / "nvidia,tegra"
     root.mkdir(parents=True)
-    assert not is_jetson(root=root)
+    assert not on_jetson(root)
 
 
 def test_each_file_may_be_missing_unreadable_or_nonsense(tree):
@@ -129,7 +130,7 @@ def test_releases(tmp_path, line, l4t, release):
     found = describe_jetson(root=tmp_path)
     assert found["l4t"] == l4t
     assert (found["jetpack"], found["ships_tensorrt"], found["ships_cuda"]) == release
-    assert is_jetson(root=tmp_path)
+    assert on_jetson(tmp_path)
 
 
 def test_a_release_that_is_not_in_the_table_is_not_guessed(tmp_path):
@@ -158,7 +159,7 @@ def test_a_part_that_is_not_known_is_named(tmp_path):
     assert describe_jetson(root=tmp_path)["module"] == (
         "unavailable: no part among p9999-0000, p8888-0001 is in the table of this version"
     )
-    assert is_jetson(root=tmp_path)  # by the chip, as in a container without the release file
+    assert on_jetson(tmp_path)  # by the chip, as in a container without the release file
 
 
 def test_the_power_mode_is_a_number_where_its_name_is_not_told(tmp_path):

@@ -219,3 +219,23 @@ def test_a_bare_plan_has_no_header(tmp_path, content):
     assert read_plan(path) == ({}, 0)
     with pytest.raises(DataError, match=r"missing.engine' cannot be read"):
         read_plan(tmp_path / "missing.engine")
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("proc/device-tree/model", "NVIDIA Jetson Orin Nano\0"),
+        ("proc/device-tree/compatible", "nvidia,p3767-0005\0nvidia,tegra234\0"),
+    ],
+)
+def test_a_container_without_the_release_file_is_still_on_a_jetson(tmp_path, monkeypatch, file, text):
+    place = tmp_path / file
+    place.parent.mkdir(parents=True)
+    place.write_text(text)
+
+    def absent(name, *_):
+        raise ModuleNotFoundError(f"No module named '{name}'", name=name)
+
+    monkeypatch.setattr(importlib, "import_module", absent)
+    with pytest.raises(MissingDependency, match="never pip install tensorrt on a Jetson"):
+        load_module("tensorrt", root=tmp_path)

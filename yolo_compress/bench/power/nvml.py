@@ -7,16 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from yolo_compress.bench.gpu_state import slowdowns
 from yolo_compress.errors import MissingDependency, require
-
-# reasons for a lower clock that mean being slowed down, as named in nvml.h
-SLOWED = {
-    "SwPowerCap": 0x04,
-    "HwSlowdown": 0x08,
-    "SwThermalSlowdown": 0x20,
-    "HwThermalSlowdown": 0x40,
-    "HwPowerBrakeSlowdown": 0x80,
-}
 
 
 class Nvml:
@@ -91,10 +83,10 @@ class Nvml:
     def signs(self) -> tuple[str, ...]:
         """Return the driver's reasons for a lower clock."""
         try:
-            reasons = int(self._nvml.nvmlDeviceGetCurrentClocksThrottleReasons(self._handle))
+            found = slowdowns(self._nvml, self._handle)
         except self._nvml.NVMLError:
             return ()
-        return tuple(f"the driver slows the GPU down: {name}" for name, bit in SLOWED.items() if reasons & bit)
+        return tuple(f"the driver slows the GPU down: {name}" for name in found)
 
     def close(self) -> None:
         """Let go of the driver."""

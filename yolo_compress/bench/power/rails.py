@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from yolo_compress.bench.power.sensor import connected, meaning_of_total, rails_of_total
-from yolo_compress.bench.sysfs import is_unavailable, read
+from yolo_compress.bench.sysfs import is_unavailable, read, whole_number
 
 CHIPS = ("ina3221", "ina238")
 PLACES = ("sys/class/hwmon/hwmon*", "sys/bus/i2c/drivers/ina3221/*/hwmon/hwmon*")
@@ -123,24 +123,9 @@ def _of_chip(chip: Path) -> list[Rail]:
     if not rails and (chip / "power1_input").exists():
         name = read(chip / "label")
         if not is_unavailable(name) and connected(name):
-            rails.append(Rail(name, lambda: _number(chip / "power1_input") / 1e6, chip))
+            rails.append(Rail(name, lambda: whole_number(chip / "power1_input") / 1e6, chip))
     return rails
 
 
 def _product(millivolt: Path, milliampere: Path) -> Callable[[], float]:
-    return lambda: _number(millivolt) * _number(milliampere) / 1e6
-
-
-def _number(path: Path) -> int:
-    """Return what a file holds.
-
-    Raises:
-        OSError: It cannot be read.
-        ValueError: It holds no number.
-    """
-    try:
-        return int(path.read_text(encoding="ascii"))
-    except ValueError as error:
-        raise ValueError(f"{path} does not hold a number") from error
-    except OSError as error:
-        raise OSError(f"{error.strerror or error}: {path}") from error
+    return lambda: whole_number(millivolt) * whole_number(milliampere) / 1e6

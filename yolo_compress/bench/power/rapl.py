@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from yolo_compress.bench.sysfs import read
+from yolo_compress.bench.sysfs import read, whole_number
 
 FOLDER = "sys/class/powercap"
 ZONES = "intel-rapl:*"  # AMD's counters come under the same name
@@ -59,13 +59,13 @@ class Rapl:
     def open(self) -> None:
         """Start counting from 0."""
         self._zones = _packages(self._folder)
-        self._ranges = [_number(zone / "max_energy_range_uj") for zone in self._zones]
-        self._last = [_number(zone / "energy_uj") for zone in self._zones]
+        self._ranges = [whole_number(zone / "max_energy_range_uj") for zone in self._zones]
+        self._last = [whole_number(zone / "energy_uj") for zone in self._zones]
         self._joules = 0.0
 
     def read(self) -> float:
         """Return joules since it was opened."""
-        now = [_number(zone / "energy_uj") for zone in self._zones]
+        now = [whole_number(zone / "energy_uj") for zone in self._zones]
         for value, last, span in zip(now, self._last, self._ranges, strict=True):
             self._joules += elapsed(value, last, span) / 1e6
         self._last = now
@@ -88,12 +88,3 @@ def _packages(folder: Path) -> list[Path]:
     # intel-rapl:0 is a package or the whole board (psys), intel-rapl:0:0 a part of it
     zones = (zone for zone in sorted(folder.glob(ZONES)) if zone.name.count(":") == 1)
     return [zone for zone in zones if str(read(zone / "name")).startswith("package")]
-
-
-def _number(path: Path) -> int:
-    try:
-        return int(path.read_text(encoding="ascii"))
-    except ValueError as error:
-        raise ValueError(f"{path} does not hold a number") from error
-    except OSError as error:
-        raise type(error)(f"{error.strerror or error}: {path}") from error

@@ -90,7 +90,7 @@ def load_module(name: Literal["tensorrt", "tensorrt_rtx"], *, root: Path = Path(
 
     Args:
         name: Which of them.
-        root: Where `etc` lies, which tells a Jetson.
+        root: Where `etc` and `proc` lie, which tell a Jetson.
 
     Raises:
         MissingDependency: It is not installed, or its libraries cannot be loaded.
@@ -107,8 +107,19 @@ def load_module(name: Literal["tensorrt", "tensorrt_rtx"], *, root: Path = Path(
 
 
 def on_jetson(root: Path = Path("/")) -> bool:
-    """Tell whether this is a Jetson, whose TensorRT is part of its system."""
-    return (root / JETSON_FILE).is_file() or platform.release().endswith("tegra")
+    """Tell a Jetson by its release file, device tree or kernel; of these a container may have only the last two."""
+    tree = root / "proc/device-tree"
+    named = "jetson" in _text(tree / "model").lower() or "nvidia,tegra" in _text(tree / "compatible")
+    kernel = root == Path("/") and platform.release().endswith("tegra")
+    return named or kernel or (root / JETSON_FILE).is_file()
+
+
+def _text(path: Path) -> str:
+    """Return what a file of the device tree says, nothing where it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
 
 
 def _members(enumeration: Any) -> frozenset[str]:

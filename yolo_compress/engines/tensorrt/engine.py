@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from yolo_compress.artifacts import EngineFile, atomic_write, sha256_path, size_bytes
-from yolo_compress.engines.source import check_file, check_float, check_precision, is_quantized, onnx_source, scheme_notes
+from yolo_compress.engines.source import (
+    check_file,
+    check_float,
+    check_precision,
+    is_quantized,
+    onnx_source,
+    scheme_notes,
+)
 from yolo_compress.engines.tensorrt.builder import Built, build_engine
 from yolo_compress.engines.tensorrt.calibration import Calibration, calibrated
 from yolo_compress.engines.tensorrt.capability import Capabilities, capabilities, load_module

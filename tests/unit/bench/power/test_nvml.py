@@ -9,13 +9,17 @@ from types import SimpleNamespace
 
 import pytest
 
-from yolo_compress.bench.power.nvml import SLOWED, Nvml
+from yolo_compress.bench.gpu_state import SLOWDOWNS
+from yolo_compress.bench.power.nvml import Nvml
 
 
 class Driver:
     """Answers as the driver of so many GPUs; calls named in `fails` raise."""
 
     class NVMLError(Exception):
+        pass
+
+    class NVMLError_FunctionNotFound(NVMLError):
         pass
 
     def __init__(self, gpus=1, fails=()):
@@ -96,8 +100,8 @@ def test_the_drivers_reasons_are_signs(driver):
     assert sensor.signs() == ()
     nvml.reasons = 0x1 | 0x4 | 0x20  # idle is no sign
     assert sensor.signs() == (
-        "the driver slows the GPU down: SwPowerCap",
-        "the driver slows the GPU down: SwThermalSlowdown",
+        "the driver slows the GPU down: the power limit",
+        "the driver slows the GPU down: heat (software)",
     )
     nvml.fails = ("nvmlDeviceGetCurrentClocksThrottleReasons",)
     assert sensor.signs() == ()
@@ -135,8 +139,9 @@ def test_the_genuine_bindings_have_what_is_called():
         assert callable(getattr(pynvml, f"nvml{name}"))
     for name in ("HandleByUUID", "TotalEnergyConsumption", "CurrentClocksThrottleReasons"):
         assert callable(getattr(pynvml, f"nvmlDeviceGet{name}"))
-    for name, bit in SLOWED.items():
-        assert getattr(pynvml, f"nvmlClocksThrottleReason{name}") == bit
+    named = ("SwPowerCap", "HwSlowdown", "SwThermalSlowdown", "HwThermalSlowdown", "HwPowerBrakeSlowdown")
+    assert [getattr(pynvml, f"nvmlClocksThrottleReason{name}") for name in named] == list(SLOWDOWNS)
+    assert issubclass(pynvml.NVMLError_FunctionNotFound, pynvml.NVMLError)
     assert issubclass(pynvml.NVMLError, Exception)
 
 

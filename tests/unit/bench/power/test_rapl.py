@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from yolo_compress.bench.power.rapl import Rapl, _number, elapsed
+from yolo_compress.bench.power.rapl import Rapl, elapsed
+from yolo_compress.bench.sysfs import whole_number
 
 RANGE = 262_143_328_850
 
@@ -94,4 +95,4 @@ def test_a_counter_that_is_no_number_says_so(root):
     assert Rapl(root=root).unavailable() == f"{place} does not hold a number"
     place.unlink()
     with pytest.raises(FileNotFoundError, match="No such file or directory: "):
-        _number(place)
+        whole_number(place)
