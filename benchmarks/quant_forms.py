@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.record import Experiment, claim
+from yolo_compress.artifacts import MEGABYTE
 from yolo_compress.bench.accuracy import detect, evaluate
 from yolo_compress.engines import get_engine
 from yolo_compress.host.data import sample
@@ -78,7 +79,7 @@ def main() -> int:
             truth, found = detect(sessions, made.data.val, imgsz=IMGSZ, progress=print)
             for (form, file), boxes in zip(files.items(), found, strict=True):
                 points = 100 * evaluate(truth, boxes, classes=len(made.data.names)).map50_95
-                made.add({"form": form, "map50_95_points": points, "size_mb": file.stat().st_size / 1e6})
+                made.add({"form": form, "map50_95_points": points, "size_mb": file.stat().st_size / MEGABYTE})
     return made.finish(_claims(made.rows))
 
 

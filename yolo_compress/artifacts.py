@@ -15,6 +15,8 @@ from pathlib import Path
 
 from yolo_compress.errors import OutputError
 
+MEGABYTE = 1 << 20  # bytes of what is told as MB, by Ultralytics and so by us
+
 
 @dataclass(frozen=True)
 class Checkpoint:

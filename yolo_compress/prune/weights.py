@@ -25,6 +25,7 @@ from typing import Literal
 import torch
 from torch import nn
 
+from yolo_compress.artifacts import MEGABYTE
 from yolo_compress.errors import UsageError
 from yolo_compress.host.detect import responses
 from yolo_compress.prune.allocation import full_widths, plan_at
@@ -73,9 +74,10 @@ def mask_weights_(
     before = compressed_bytes(model)
     set_masks_(model, masks, kind=config.repair, images=inputs.images, imgsz=imgsz, progress=progress)
     after, total = compressed_bytes(model), sum(kept.numel() for kept in masks.values())
+    without, left = before / MEGABYTE, after / MEGABYTE
     return masks, [
-        f"{100 * zero_share(masks):.1f} % of {total:,} weights are zero (mask={config.mask}): {after / 1e6:.2f} MB "
-        f"compressed in half precision, {before / 1e6:.2f} MB without the mask"
+        f"{100 * zero_share(masks):.1f} % of {total:,} weights are zero (mask={config.mask}): {left:.2f} MB "
+        f"compressed in half precision, {without:.2f} MB without the mask"
     ]
 
 

@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from yolo_compress.artifacts import MEGABYTE
+
 ABSENT = "-"
-MEBI = 1 << 20
 SETTINGS = (
     "rounds",
     "warmup",
@@ -74,7 +75,7 @@ COLUMNS = (
     Column("Ratio to first", lambda row: number(row.get("latency_ratio_p50"), 3)),
     Column("Ratio quartiles", lambda row: between(row.get("latency_ratio_spread"))),
     Column("Images/s", lambda row: number(row.get("throughput_images_per_s"))),
-    Column("Size (MB)", lambda row: number(row.get("size_bytes"), 2, scale=1 / MEBI)),
+    Column("Size (MB)", lambda row: number(row.get("size_bytes"), 2, scale=1 / MEGABYTE)),
     Column("Params (M)", lambda row: number(row.get("params"), 3, scale=1e-6)),
     Column("GFLOPs", lambda row: number(row.get("gflops"), 2)),
     Column("Peak memory (MB)", lambda row: number(row.get("peak_memory_mb"), 0)),
@@ -190,7 +191,7 @@ def stages_table(run: Mapping[str, Any] | None) -> Table | None:
                 ABSENT if change is None else f"{change:+.2f}",
                 number(metrics.get("params"), 3, scale=1e-6),
                 number(metrics.get("gflops"), 2),
-                number(metrics.get("size_bytes"), 2, scale=1 / MEBI),
+                number(metrics.get("size_bytes"), 2, scale=1 / MEGABYTE),
                 number(stage.get("seconds")),
             )
         )

@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
+from yolo_compress.artifacts import MEGABYTE
 from yolo_compress.errors import UsageError
 
-MEBI = 1 << 20
 Row = Mapping[str, Any]
 Kind = Literal["chosen", "refused", "not measured", "too slow", "too large", "too inaccurate", "beaten"]
 
@@ -82,9 +82,10 @@ def _latency(row: Row) -> float | None:
     return row.get("latency_ms_p50")
 
 
-def _megabytes(row: Row) -> float | None:
+def megabytes(row: Row) -> float | None:
+    """Return the size of a row's file or folder, None where it is not known."""
     value = row.get("size_bytes")
-    return None if value is None else value / MEBI
+    return None if value is None else value / MEGABYTE
 
 
 def _seconds_per_image(row: Row) -> float | None:
@@ -93,7 +94,7 @@ def _seconds_per_image(row: Row) -> float | None:
     return 1 / max(known) if known else None
 
 
-SIZE = Measure(_megabytes, lambda v: f"{v:.2f} MB", lambda given: given.size_mb, "too large", "has")
+SIZE = Measure(megabytes, lambda v: f"{v:.2f} MB", lambda given: given.size_mb, "too large", "has")
 LATENCY = Measure(_latency, lambda v: f"{v:.2f} ms", lambda given: given.latency_ms)
 RATE = Measure(_seconds_per_image, lambda v: f"{1 / v:.1f} images/s", lambda _: None, phrase="gives")
 DROP = Measure(

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from yolo_compress.errors import require
+from yolo_compress.report.limits import megabytes
 
 MARKERS = {"native": ("o", "#6b7280", "native export"), "yolo_compress": ("s", "#0f766e", "yolo_compress")}
 OTHER = ("^", "#9a3412", "given by the user")
-MEBI = 1 << 20
 SPEEDS = ("latency", "ratio")  # a report draws one of the two
 LONGEST_NAME = 32  # characters beside a mark
 Row = Mapping[str, Any]
@@ -42,11 +42,6 @@ class Axis:
         return "pareto.png" if self.name in SPEEDS else f"pareto-{self.name}.png"
 
 
-def _size(row: Row) -> float | None:
-    value = row.get("size_bytes")
-    return None if value is None else value / MEBI
-
-
 def _energy(row: Row) -> float | None:
     energy = row.get("energy")
     return 1e3 * energy["net_j_per_image"] if isinstance(energy, Mapping) else None
@@ -55,7 +50,7 @@ def _energy(row: Row) -> float | None:
 LATENCY = Axis(
     "latency", "latency", "latency, median and quartiles (ms per image)", lambda row: row.get("latency_ms_p50"), "ms"
 )
-SIZE = Axis("size", "size", "size on disk (MB)", _size, "MB")
+SIZE = Axis("size", "size", "size on disk (MB)", megabytes, "MB")
 ENERGY = Axis("energy", "energy", "energy above idle (mJ per image)", _energy, "mJ")
 RATIO = Axis(
     "ratio",

@@ -6,7 +6,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from yolo_compress.report.content import ABSENT, MEBI, Table, number
+from yolo_compress.artifacts import MEGABYTE
+from yolo_compress.report.content import ABSENT, Table, number
 
 HEADER = ("Step", "Params (M)", "Change (%)", "Size (MB)", "Change (%)")
 HEADER += ("mAP50-95", "Change (points)", "To given (points)")
@@ -37,7 +38,7 @@ def techniques_table(bench: Mapping[str, Any], run: Mapping[str, Any] | None) ->
                 name if kept else f"{name} (given up)",
                 number(params, 3, scale=1e-6),
                 _share(params, last.get("params")),
-                number(size, 2, scale=1 / MEBI),
+                number(size, 2, scale=1 / MEGABYTE),
                 _share(size, last.get("size_bytes")),
                 number(accuracy, 2, scale=100),
                 _points(accuracy, last.get("map50_95")),

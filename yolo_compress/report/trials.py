@@ -7,7 +7,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from yolo_compress.report.content import ABSENT, MEBI, Table, number
+from yolo_compress.artifacts import MEGABYTE
+from yolo_compress.report.content import ABSENT, Table, number
 from yolo_compress.report.pareto import LATENCY, RATIO, SIZE, Axis, drawn, unbeaten
 
 MEASURED = ("map50_95", "map50", "latency_ms_p50", "latency_ratio_p50", "size_bytes", "peak_memory_mb")
@@ -47,7 +48,7 @@ def trials_table(sweep: Mapping[str, Any], bench: Mapping[str, Any]) -> Table:
                 number(found.get("map50_95"), 2, scale=100),
                 number(found.get("latency_ratio_p50"), 3),
                 number(found.get("latency_ms_p50"), 2),
-                number(found.get("size_bytes"), 2, scale=1 / MEBI),
+                number(found.get("size_bytes"), 2, scale=1 / MEGABYTE),
                 number(row["figures"].get("params"), 3, scale=1e-6),
                 number(row["seconds"]),
                 str(row["attempts"]),

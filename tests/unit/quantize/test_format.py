@@ -12,6 +12,7 @@ import onnxruntime
 import pytest
 
 from yolo_compress import api
+from yolo_compress.artifacts import MEGABYTE
 from yolo_compress.engines import get_engine
 from yolo_compress.engines.codes import TAKEN, check_codes
 from yolo_compress.errors import UsageError
@@ -275,7 +276,7 @@ def test_the_command_writes_every_form_and_tells_the_size(graphs, tmp_path):
     data, model = graphs / "data/data.yaml", graphs / "yolov8n.onnx"
     given = {"data": data, "imgsz": 64, "project": tmp_path, "progress": lambda line: None}
     result = api.quantize(model, **given, target="openvino", weight_form="ternary", weight_storage="packed", images=8)
-    assert result.metrics["size_mb"] == result.path.stat().st_size / 1e6 < 0.25 * result.metrics["float_size_mb"]
+    assert result.metrics["size_mb"] == result.path.stat().st_size / MEGABYTE < 0.25 * result.metrics["float_size_mb"]
     assert "size_mb: 0." in str(result)
     assert (result.path.parent / "calibration.json").is_file()
     alone = api.quantize(model, **given, name="alone", weight_form="fp16", activations="none")
