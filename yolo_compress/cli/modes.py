@@ -63,6 +63,13 @@ def _list(*words: str) -> str:
     return listing.listing(*words)
 
 
+RECIPE_KEYS = (
+    Key("recipe", "A shipped recipe or a YAML file; flags override it.", "path"),
+    _optional(MODEL, "Checkpoint to compress; it is never changed."),
+    _optional(DATA, "Data YAML, as for `yolo`."),
+    IMGSZ,
+    DEVICE,
+)
 _ALL = (
     Mode(
         "train",
@@ -214,11 +221,7 @@ _ALL = (
         "Do a whole recipe, from pruning to the report; or continue one.",
         flags.run,
         keys=(
-            Key("recipe", "A shipped recipe or a YAML file; flags override it.", "path"),
-            _optional(MODEL, "Checkpoint to compress; it is never changed."),
-            _optional(DATA, "Data YAML, as for `yolo`."),
-            IMGSZ,
-            DEVICE,
+            *RECIPE_KEYS,
             PROJECT,
             _name("Folder of the run; the recipe's name when not given."),
             Key("resume", "Folder of a run to continue; stands alone.", "path"),
@@ -230,11 +233,7 @@ _ALL = (
         "Do a recipe with several values of its flags, side by side, and report what none beats; or continue that.",
         flags.sweep,
         keys=(
-            Key("recipe", "A shipped recipe or a YAML file; flags override it.", "path"),
-            _optional(MODEL, "Checkpoint to compress; it is never changed."),
-            _optional(DATA, "Data YAML, as for `yolo`."),
-            IMGSZ,
-            DEVICE,
+            *RECIPE_KEYS,
             Key("search", "optuna, to search instead of trying every combination."),
             Key("trials", "Suggestions of a search.", "int", 20),
             Key("objective", "What a search wants beside accuracy: latency or size.", default="latency"),

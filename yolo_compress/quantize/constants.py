@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from yolo_compress.bench.layers import module_scope
 from yolo_compress.errors import UnsupportedModel, require
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ class Constants:
         ONNX Runtime keeps that name before a suffix, tools that store float weights keep it whole, and in our own
         graphs the node tells it, whose name is the path of modules.
         """
-        module = module_of(node.name)
+        module = module_scope(node.name)
         for position, part in ((1, "weight"), (2, "bias")):
             name = node.input[position] if len(node.input) > position else ""
             if not self.known(name):
@@ -111,19 +112,6 @@ class Constants:
         else:
             return False
         return True
-
-
-def module_of(node: str) -> str:
-    """Return the module that a node's name is the path of: /model.22/cv2.0/cv2.0.2/Conv is of model.22.cv2.0.2.
-
-    Exporters write each module under its name below the one that calls it, so a list repeats in its entries.
-    """
-    parts: list[str] = []
-    for part in node.strip("/").split("/")[:-1]:
-        if parts and part.startswith(f"{parts[-1]}."):
-            parts.pop()
-        parts.append(part)
-    return ".".join(parts)
 
 
 def code_type(node: onnx.NodeProto, zero_point: np.ndarray | None) -> np.dtype:

@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.tiny import FAMILIES
+from yolo_compress.bench.layers import module_scope
 from yolo_compress.engines.tensorrt.cache import CalibrationCache
 from yolo_compress.errors import DataError, UnsupportedModel, UsageError
 from yolo_compress.host.export import onnx_metadata
 from yolo_compress.quantize import quantize_from_cache, quantize_onnx, strip_quantizers
-from yolo_compress.quantize.constants import module_of
 from yolo_compress.quantize.grid import keep_codes
 from yolo_compress.quantize.weights import WeightForm, nearest
 
@@ -122,7 +122,7 @@ def test_the_stripped_graph_is_the_float_one_with_weights_on_their_codes(graphs,
 def test_names_of_nodes_tell_the_modules(graphs):
     for family in FAMILIES:
         convolutions = [n for n in onnx.load(str(graphs / f"{family}.onnx")).graph.node if n.op_type == "Conv"]
-        assert {n.name: f"{module_of(n.name)}.weight" for n in convolutions} == {
+        assert {n.name: f"{module_scope(n.name)}.weight" for n in convolutions} == {
             n.name: n.input[1] for n in convolutions
         }
 

@@ -13,7 +13,8 @@ from yolo_compress.engines.tensorrt.capability import CALIBRATORS
 from yolo_compress.errors import EngineError
 
 SMALLEST_BATCH, LARGEST_BATCH = 8, 32
-# of the legacy calibrator: which share of the values has to fit, and of the largest one where its regression begins
+# of the legacy calibrator: which share of the values has to fit, and of the largest one where its regression begins;
+# 0.5 for both is what Polygraphy gives it
 LEGACY = {"percentile": (0.9999, 1.0), "legacy": (0.5, 0.5)}
 _ALIVE: list[Any] = []  # TensorRT holds a bare pointer to a calibrator; the object must not go before the build ends
 
