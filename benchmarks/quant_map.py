@@ -23,11 +23,12 @@ from typing import Any
 from benchmarks.record import Experiment, claim
 from yolo_compress.bench.result import Candidate
 from yolo_compress.bench.run import run_bench
+from yolo_compress.context import Context
 from yolo_compress.engines import get_engine
 from yolo_compress.errors import GateNotMet
 from yolo_compress.host.export import export_onnx
+from yolo_compress.quantizing import quantize_checkpoint
 from yolo_compress.recipe import BenchSection, QuantizeSection, Recipe
-from yolo_compress.stages import Context, quantize_checkpoint
 
 NAME = os.environ.get("QUANT_MAP_OUT", "quant_map")
 IMGSZ = int(os.environ.get("QUANT_MAP_IMGSZ", "640"))

@@ -8,20 +8,24 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from yolo_compress import pipeline, stages
+from yolo_compress import pipeline
 from yolo_compress import recipe as recipes
-from yolo_compress.bench import BenchResult, Candidate, run_bench
+from yolo_compress.bench import BenchResult, Candidate
 from yolo_compress.building import PROJECT, build, read_section
 from yolo_compress.calibrate.calib import calib
+from yolo_compress.context import context_for
 from yolo_compress.engines.tensorrt.cache import known_algorithm, version_number
 from yolo_compress.errors import DataError, UsageError, entry_of
 from yolo_compress.host.checkpoint import describe
+from yolo_compress.measuring import make_cascade, measured, native_export
 from yolo_compress.pipeline import RunResult
 from yolo_compress.quantize import strip_quantizers
+from yolo_compress.quantizing import quantize_checkpoint, quantize_from_cache_file
 from yolo_compress.recipe import BenchSection, PruneSection, QuantizeSection, Recipe
 from yolo_compress.report import Limits, ReportFiles, write_report
 from yolo_compress.report.drawing import Witness, draw
 from yolo_compress.sensitivity import sensitivity
+from yolo_compress.stages import prune_checkpoint
 from yolo_compress.sweep import SEARCHES, SearchOptions, SweepResult, read_space
 from yolo_compress.sweep import resume as resume_sweep
 from yolo_compress.sweep import start as start_sweep
@@ -87,9 +91,9 @@ def prune(
         DataError: Weights or data are missing or damaged.
     """
     chosen = read_section(PruneSection, "prune", section, options)
-    context = stages.context_for(model, data, imgsz=imgsz, device="cpu", run_dir=Path(project), progress=progress)
+    context = context_for(model, data, imgsz=imgsz, device="cpu", run_dir=Path(project), progress=progress)
     out = Path(project) / f"{name or context.model.stem + '_pruned'}.pt"
-    made = stages.prune_checkpoint(context.model, out, context, chosen)
+    made = prune_checkpoint(context.model, out, context, chosen)
     metrics = {**made.metrics, **_counts(out, imgsz)}
     return Made(out, metrics, made.notes, dict(made.tables))
 
@@ -134,11 +138,11 @@ def quantize(
     if cache is not None:
         source = Path(model)
         folder = Path(project) / (name or f"{source.stem}_int8")
-        made = stages.quantize_from_cache_file(source, folder, Path(cache), chosen, imgsz=imgsz)
+        made = quantize_from_cache_file(source, folder, Path(cache), chosen, imgsz=imgsz)
         return Made(made.outputs["qdq"], dict(made.metrics), made.notes, dict(made.tables))
-    context = stages.context_for(model, data, imgsz=imgsz, device="cpu", run_dir=Path(project), progress=progress)
+    context = context_for(model, data, imgsz=imgsz, device="cpu", run_dir=Path(project), progress=progress)
     folder = Path(project) / (name or f"{context.model.stem}_int8")
-    made = stages.quantize_checkpoint(context.model, folder, context, chosen)
+    made = quantize_checkpoint(context.model, folder, context, chosen)
     return Made(made.outputs["qdq"], dict(made.metrics), made.notes, dict(made.tables))
 
 
@@ -221,33 +225,17 @@ def bench(
         if not path.exists():
             raise DataError(f"'{path}' does not exist; give checkpoints or engines, such as best.pt,best.onnx")
     folder = Path(project) / name
-    context = stages.context_for(paths[0], data, imgsz=imgsz, device=device, run_dir=folder, progress=progress)
+    context = context_for(paths[0], data, imgsz=imgsz, device=device, run_dir=folder, progress=progress)
     if pair:
-        paths.append(stages.make_cascade(context, pair[0], pair[1], share=cascade_share, threads=chosen.threads))
+        paths.append(make_cascade(context, pair[0], pair[1], share=cascade_share, threads=chosen.threads))
     candidates = [Candidate(label, path) for label, path in zip(_labels(paths), paths, strict=True)]
     if chosen.candidates and (checkpoint := next((p for p in paths if p.suffix == ".pt"), None)) is None:
         raise UsageError("native exports are made from a checkpoint, and none was given; add a .pt file to model=")
     for label in dict.fromkeys(chosen.candidates):
-        made = stages.native_export(replace(context, model=checkpoint), label, folder)
+        made = native_export(replace(context, model=checkpoint), label, folder)
         candidates.append(Candidate(label, made, "native"))
     witness = Witness(chosen.pictures)
-    result = run_bench(
-        candidates,
-        context.data,
-        imgsz=imgsz,
-        device=device,
-        rounds=chosen.rounds,
-        warmup=chosen.warmup,
-        threads=chosen.threads,
-        images=chosen.images,
-        robustness=stages.conditions(chosen),
-        power=chosen.power,
-        power_seconds=chosen.power_seconds,
-        witness=witness,
-        peaks=stages.peaks_for(chosen),
-        progress=progress,
-    )
-    result = stages.with_limits(result, chosen)
+    result = measured(candidates, context, chosen, witness=witness)
     result.save(folder / "bench.json")
     draw(result, witness, folder)
     return BenchReport(result, write_report(result.to_dict(), None, folder, pictures=folder))

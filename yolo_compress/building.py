@@ -9,15 +9,16 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from yolo_compress import recipe as recipes
-from yolo_compress import stages
 from yolo_compress.artifacts import EngineFile
 from yolo_compress.calibrate import choose, write_manifest
+from yolo_compress.context import context_for
 from yolo_compress.engines import get_engine
 from yolo_compress.engines.source import is_quantized
 from yolo_compress.engines.tensorrt.calibration import Calibration
 from yolo_compress.engines.tensorrt.engine import TensorRt
 from yolo_compress.errors import DataError, UsageError
 from yolo_compress.host.data import read_data
+from yolo_compress.quantizing import carries_scales, quantize_checkpoint
 from yolo_compress.recipe import BenchSection, PruneSection, QuantizeSection, TensorRtSection
 
 PROJECT = Path("runs/compress")
@@ -99,8 +100,8 @@ def build(
         scheme = {"target": engine if engine in ("openvino", "onnxruntime") else "openvino"}
         quantizing = read_section(QuantizeSection, "quantize", section, options if section else {**scheme, **options})
         place = {"device": "cpu", "run_dir": folder, "progress": progress}
-        context = stages.context_for(source, data, imgsz=imgsz, **place)  # type: ignore[arg-type]
-        source = stages.quantize_checkpoint(source, folder / "qdq", context, quantizing).outputs["qdq"]
+        context = context_for(source, data, imgsz=imgsz, **place)  # type: ignore[arg-type]
+        source = quantize_checkpoint(source, folder / "qdq", context, quantizing).outputs["qdq"]
     elif options or section:
         raise UsageError("quantization options only go with precision=int8 and a checkpoint; leave them out")
     return runtime.build(source, folder, precision=precision, imgsz=imgsz)
@@ -130,7 +131,7 @@ def _build_tensorrt(runtime: TensorRt, order: _Order) -> EngineFile:
         if needless := [*order.quantize_options, *calibrating]:
             raise UsageError(f"{needless[0]}= only goes with precision=int8 and a float model; leave it out")
         return runtime.build(source, order.folder, precision=order.precision, imgsz=order.imgsz, options=order.how)
-    calibrates, learned = runtime.calibrates(), stages.carries_scales(source)
+    calibrates, learned = runtime.calibrates(), carries_scales(source)
     if calibrating:
         _check_calibrating(runtime, next(iter(calibrating)), choosing, source, calibrates=calibrates, learned=learned)
     if order.data is None and "cache" not in calibrating:
@@ -168,9 +169,9 @@ def _by_us(runtime: TensorRt, order: _Order) -> EngineFile:
     """Write ranges that we choose, or that training has learned, into the graph."""
     assert order.data is not None
     place = {"device": "cpu", "run_dir": order.folder, "progress": order.progress}
-    context = stages.context_for(order.source, order.data, imgsz=order.imgsz, **place)  # type: ignore[arg-type]
+    context = context_for(order.source, order.data, imgsz=order.imgsz, **place)  # type: ignore[arg-type]
     free = order.how.dynamic_batch is not None
-    made = stages.quantize_checkpoint(order.source, order.folder / "qdq", context, order.quantizing, free_batch=free)
+    made = quantize_checkpoint(order.source, order.folder / "qdq", context, order.quantizing, free_batch=free)
     told = {"precision": "int8", "imgsz": order.imgsz, "options": order.how, "stem": order.source.stem}
     built = runtime.build(made.outputs["qdq"], order.folder, **told)  # type: ignore[arg-type]
     return replace(built, notes=(*made.notes, *built.notes))

@@ -17,11 +17,12 @@ from yolo_compress import recipe as recipes
 from yolo_compress.artifacts import atomic_write, sha256_path
 from yolo_compress.bench.machine import describe_machine, package_versions
 from yolo_compress.calibrate import read_manifest
+from yolo_compress.context import Context, StageResult, context_for
 from yolo_compress.errors import DataError, GateNotMet, OutputError, ResumeMismatch, UsageError
 from yolo_compress.recipe import Recipe
 from yolo_compress.recipe.distill import SELF
 from yolo_compress.report import write_report
-from yolo_compress.stages import Context, StageResult, context_for, planned
+from yolo_compress.stages import planned
 
 SCHEMA_VERSION = 1
 RECORD = "run.json"

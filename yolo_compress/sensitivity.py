@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from yolo_compress import recipe as recipes
-from yolo_compress import stages
 from yolo_compress.artifacts import atomic_write
 from yolo_compress.bench.accuracy import detect, evaluate
 from yolo_compress.bench.response import OutputWeights
 from yolo_compress.bench.run import evenly
+from yolo_compress.context import Context, context_for
 from yolo_compress.engines import get_engine
 from yolo_compress.engines.protocol import Session
 from yolo_compress.engines.pytorch import ModelSession
@@ -109,7 +109,7 @@ def sensitivity(
         raise UsageError(f"{wrong[0]}= has no meaning for kind={kind}; leave it out")
     rank = _pruner(share, importance, images, target) if kind == "prune" else _quantizer(range, images, target)
     require("matplotlib", extra="report", purpose="sensitivity pictures")
-    context = stages.context_for(model, data, imgsz=imgsz, device="cpu", run_dir=Path(project), progress=progress)
+    context = context_for(model, data, imgsz=imgsz, device="cpu", run_dir=Path(project), progress=progress)
     use_all_cores()
     rows = rank(context, val_images)
     stem = Path(project) / (name or f"{context.model.stem}_sensitivity")
@@ -119,7 +119,7 @@ def sensitivity(
     return files
 
 
-Rank = Callable[[stages.Context, int], Sequence[Row]]
+Rank = Callable[[Context, int], Sequence[Row]]
 
 
 def _pruner(share: str | float, importance: str, images: int, target: str | None) -> Rank:
@@ -129,7 +129,7 @@ def _pruner(share: str | float, importance: str, images: int, target: str | None
     section = _checked("prune", options if target else {**options, "ratio": 0.5})
     assert isinstance(section, PruneSection)
 
-    def rank(context: stages.Context, val_images: int) -> Sequence[Row]:
+    def rank(context: Context, val_images: int) -> Sequence[Row]:
         imgsz, progress = context.imgsz, context.progress
         network = checkpoint.load_model(context.model)
         graph = build_graph(network, imgsz=imgsz)
@@ -175,7 +175,7 @@ def _quantizer(range: str, images: int, target: str | None) -> Rank:
     instead = f"write target={runtime} to rank layers by what they cost in its form"
     engine = runtime_for(runtime, option="saved time", instead=instead) if precision else None
 
-    def rank(context: stages.Context, val_images: int) -> Sequence[Row]:
+    def rank(context: Context, val_images: int) -> Sequence[Row]:
         chosen = sample(context.data.train, images, seed=0)
         measure = _accuracy(context.data, context.imgsz, val_images) if val_images else None
         with tempfile.TemporaryDirectory() as place:

@@ -25,6 +25,8 @@ LEVELS = (
     ("timing",),
     ("train",),
     ("report",),
+    ("context",),
+    ("measuring", "quantizing"),
     ("stages",),
     ("building", "pipeline", "sensitivity"),
     ("sweep",),

@@ -19,6 +19,7 @@ import yaml
 from tests.tiny import tiny_model, write_data
 from yolo_compress import api, pipeline, stages
 from yolo_compress import recipe as recipes
+from yolo_compress.context import context_for
 from yolo_compress.errors import DataError, GateNotMet, OutputError, RecipeError, ResumeMismatch, UsageError
 from yolo_compress.host import checkpoint
 
@@ -172,7 +173,7 @@ def test_changed_inputs_are_named(killed_run, inputs, tmp_path, what):
 
 def recipes_data(folder: Path) -> str:
     """Return the hash that a run keeps of the image list in a folder."""
-    context = stages.context_for(
+    context = context_for(
         folder / "model.pt", folder / "data/data.yaml", imgsz=64, device="cpu", run_dir=folder, recipe=recipes.Recipe()
     )
     return pipeline.inputs_of(context, recipes.Recipe())["image list"]["sha256"]

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from yolo_compress.bench import BenchResult, Candidate, run_bench
+from yolo_compress.context import Context
+from yolo_compress.measuring import measured, native_export
 from yolo_compress.recipe import BenchSection
-from yolo_compress.stages import Context, conditions, native_export, peaks_for, with_limits
 
 GROUP = 8  # candidates that are loaded and timed together, beside the reference
 GIVEN = "given"  # the model as it was given, which ratios refer to where the recipe names no native export
@@ -57,22 +58,7 @@ def measure(
     names = list(known) if every_reference else list(known)[:1]
     first = [Candidate(name, Path(known[name]), "native", "given") for name in names]
     ours = [Candidate(a.label, a.path, "yolo_compress", a.weights, float_map50_95=a.float_map50_95) for a in artifacts]
-    result = run(
-        [*first, *ours],
-        context.data,
-        imgsz=context.imgsz,
-        device=context.device,
-        rounds=bench.rounds,
-        warmup=bench.warmup,
-        threads=bench.threads,
-        images=bench.images,
-        robustness=conditions(bench),
-        power=bench.power,
-        power_seconds=bench.power_seconds,
-        peaks=peaks_for(bench),
-        progress=context.progress,
-    )
-    return with_limits(result, bench)
+    return measured([*first, *ours], context, bench, run=run)
 
 
 def groups(artifacts: Sequence[Artifact]) -> list[Sequence[Artifact]]:

@@ -9,10 +9,10 @@ from typing import Any
 
 from yolo_compress import pipeline
 from yolo_compress import recipe as recipes
+from yolo_compress.context import Context, context_for
 from yolo_compress.errors import CompressError, ResumeMismatch, UsageError
 from yolo_compress.recipe import BenchSection, Recipe
 from yolo_compress.recipe.distill import SELF
-from yolo_compress.stages import Context, context_for
 from yolo_compress.sweep.measure import PLAIN
 from yolo_compress.sweep.record import RECORD
 from yolo_compress.sweep.space import Space, show

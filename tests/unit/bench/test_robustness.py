@@ -98,8 +98,8 @@ def test_conditions_that_do_not_exist_are_refused(given, message):
 
 
 def test_a_section_says_what_is_measured():
+    from yolo_compress.measuring import conditions
     from yolo_compress.recipe import BenchSection
-    from yolo_compress.stages import conditions
 
     assert conditions(BenchSection()) is None
     section = BenchSection(corruptions="blur", severities=(2,), robustness_images=7)

@@ -215,22 +215,23 @@ def test_the_command_line_writes_beside_the_user(tiny_data, tmp_path, monkeypatc
 
 
 def test_quantizing_follows_a_manifest(tiny_data, tmp_path, make_checkpoint):
-    from yolo_compress import stages
+    from yolo_compress.context import context_for
+    from yolo_compress.quantizing import quantize_checkpoint
     from yolo_compress.recipe import QuantizeSection
 
     made = quiet(tiny_data, n=2, out=tmp_path / "a.json")
     (tiny_data.parent / "images" / "train" / "008.png").write_bytes(made.chosen.images[0].read_bytes())
-    context = stages.context_for(
+    context = context_for(
         make_checkpoint(), tiny_data, imgsz=64, device="cpu", run_dir=tmp_path, progress=lambda _: None
     )
     section = QuantizeSection(calibration=str(made.manifest), range="minmax")
-    result = stages.quantize_checkpoint(context.model, tmp_path / "int8", context, section)
+    result = quantize_checkpoint(context.model, tmp_path / "int8", context, section)
     assert result.metrics["calibration_images"] == 2
     assert any("chosen from 8 training images and there are 9 now" in note for note in result.notes)
     again = json.loads((tmp_path / "int8" / "calibration.json").read_text())
     assert again["images"] == json.loads(made.manifest.read_text())["images"]
     with pytest.raises(DataError, match=r"none\.json' does not exist"):
-        stages.quantize_checkpoint(context.model, tmp_path, context, QuantizeSection(calibration="none.json"))
+        quantize_checkpoint(context.model, tmp_path, context, QuantizeSection(calibration="none.json"))
 
 
 def test_training_quantized_begins_with_the_images_of_a_manifest(tiny_data, tmp_path, monkeypatch):

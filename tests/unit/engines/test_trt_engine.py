@@ -13,8 +13,9 @@ from ultralytics.nn.backends.base import BaseBackend
 
 from tests.tiny import write_data
 from tests.unit.engines.trt_builders import CACHE, PLAN, FakeCuda, make_trt
-from yolo_compress import building
+from yolo_compress import building, quantizing, stages
 from yolo_compress.calibrate import choose
+from yolo_compress.context import Context
 from yolo_compress.engines import ENGINES, engine_for, get_engine
 from yolo_compress.engines.tensorrt import calibration as calibrating
 from yolo_compress.engines.tensorrt import engine as module
@@ -40,7 +41,7 @@ def _exported_once(graphs, monkeypatch):
         return shutil.copyfile(graphs / f"{checkpoint.stem}_{'free' if free_batch else 'float'}.onnx", out)
 
     monkeypatch.setattr("yolo_compress.host.export.export_onnx", export)
-    monkeypatch.setattr(building.stages, "export_onnx", export)
+    monkeypatch.setattr(quantizing, "export_onnx", export)
 
 
 @pytest.fixture
@@ -464,7 +465,7 @@ class TestBuilding:
 
     def test_a_checkpoint_that_was_trained_quantized_keeps_its_ranges(self, installed, order, monkeypatch):
         trt = installed()
-        monkeypatch.setattr(building.stages, "carries_scales", lambda source: True)
+        monkeypatch.setattr(building, "carries_scales", lambda source: True)
         with pytest.raises(UsageError, match=r"was trained quantized and carries its ranges; leave calibrator= out"):
             order(calibrator="entropy")
         order(images=4)
@@ -507,7 +508,7 @@ class TestBuilding:
 def test_a_recipe_builds_with_its_options(installed, graphs, data, tmp_path):
     trt = installed()
     tree = {"schema_version": 1, "build": {"engines": ["tensorrt:fp16"]}, "tensorrt": {"workspace": 1}}
-    context = building.stages.Context(
+    context = Context(
         recipe=validate(tree, source="a test"),
         model=graphs / "yolov8n.pt",
         data=read_data(data),
@@ -516,7 +517,7 @@ def test_a_recipe_builds_with_its_options(installed, graphs, data, tmp_path):
         run_dir=tmp_path,
         progress=lambda line: None,
     )
-    made = building.stages.build_stage(context, {"checkpoint": graphs / "yolov8n.pt"}, tmp_path)
+    made = stages.build_stage(context, {"checkpoint": graphs / "yolov8n.pt"}, tmp_path)
     assert made.outputs["tensorrt:fp16"] == tmp_path / "tensorrt_fp16/yolov8n.engine"
     assert ("set_memory_pool_limit", "WORKSPACE", 1 << 30) in trt.calls
 

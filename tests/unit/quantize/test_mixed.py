@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.tiny import tiny_model, write_data
-from yolo_compress import api, stages
+from yolo_compress import api, quantizing
 from yolo_compress.errors import GateNotMet
 from yolo_compress.host import checkpoint
 from yolo_compress.quantize.mixed import fewest_in_float
@@ -61,7 +61,7 @@ def test_a_whole_quantization_gives_layers_back(tmp_path, monkeypatch):
             value.data_type == onnx.TensorProto.INT8 and len(value.dims) == 4 for value in graph.initializer
         )
 
-    monkeypatch.setattr(stages, "accuracy_of", made_up)
+    monkeypatch.setattr(quantizing, "accuracy_of", made_up)
     given = {"data": data, "imgsz": 64, "images": 8, "project": tmp_path / "out", "progress": len}
     whole = api.quantize(tmp_path / "model.pt", name="whole", **given)
     layers = [row for row in whole.tables["quantize"] if row["precision"] == "int8"]

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import onnx
 import pytest
 
-from yolo_compress import api, stages
+from yolo_compress import api, quantizing
 from yolo_compress.errors import GateNotMet, RecipeError, UsageError
 from yolo_compress.quantize import precision, timed
 from yolo_compress.quantize.placement import place
@@ -218,7 +218,7 @@ def test_the_reported_map_is_what_the_file_has(quantize, target):
 
 def test_without_a_time_nothing_is_timed(quantize, monkeypatch):
     for name in ("precision_map", "cache_folder"):
-        monkeypatch.setattr(stages, name, lambda *given, **options: pytest.fail("timed"))
+        monkeypatch.setattr(quantizing, name, lambda *given, **options: pytest.fail("timed"))
     made = quantize()
     assert "latency_ratio" not in made.metrics
     assert coded(made.path) == LAYERS

@@ -229,7 +229,7 @@ def test_many_artifacts_are_timed_in_groups_beside_the_same_reference(fake, tmp_
 
 def test_a_group_is_measured_as_the_recipe_says(tmp_path, monkeypatch):
     peaks, seen = object(), {}
-    monkeypatch.setattr("yolo_compress.sweep.measure.peaks_for", lambda section: peaks if section.roofline else None)
+    monkeypatch.setattr("yolo_compress.measuring._peaks", lambda section: peaks if section.roofline else None)
 
     def run(candidates, data, **given):
         seen.update(given, labels=[candidate.label for candidate in candidates])
