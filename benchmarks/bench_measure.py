@@ -1,0 +1,257 @@
+# Copyright (C) 2026 yolo_compress contributors. SPDX-License-Identifier: AGPL-3.0-or-later
+"""Whether `bench` says the same twice, agrees with the runtimes' own instruments, and what it adds to an inference.
+
+Usage: YOLO_COMPRESS_DATA=DIR python -m benchmarks.bench_measure [overhead|reference|repeat ...]
+
+`repeat` runs one command line three times: float, native INT8 and ours of two models, on all validation images.
+`reference` times a file with OpenVINO's benchmark_app, or with a bare loop of ONNX Runtime, and with ours, in turns and
+each in a process of its own. `overhead` takes turns between a session of ours and the call of the runtime below it,
+and times a session that does nothing. Rows that a call before has measured are kept.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.record import Experiment, claim
+from yolo_compress.bench.latency import no_garbage_collection, time_alternately
+from yolo_compress.bench.paired import noise_image
+from yolo_compress.bench.run import SETTLE_MS
+from yolo_compress.engines import engine_for, get_engine
+from yolo_compress.host.data import sample
+from yolo_compress.host.export import export_native, export_onnx
+from yolo_compress.quantize import quantize_onnx
+
+NAME = "bench_measure"
+IMGSZ, CALIBRATION, THREADS = 320, 128, 2
+MODELS, FORMS = ("yolov8n", "yolov8s"), ("fp32", "native_int8", "int8")
+REPEATS, ROUNDS = 3, 130
+TURNS, SINGLE_ROUNDS, WARMUP = 5, 200, 20
+REFERENCES = (("openvino", "yolov8n", "fp32"), ("openvino", "yolov8n", "int8"), ("onnxruntime", "yolov8n", "fp32"))
+REPEATABILITY, GAP, OVERHEAD, OVERHEAD_US = 0.03, 0.05, 2.0, 50.0
+PARTS = ("overhead", "reference", "repeat")
+
+
+def main(parts: Sequence[str]) -> int:
+    """Measure what is missing and write the result file; return 1 when a claim does not hold."""
+    made = Experiment(NAME, imgsz=IMGSZ, calibration_images=CALIBRATION, threads=THREADS)
+    with tempfile.TemporaryDirectory() as place:
+        files = _Files(made, Path(place))
+        for runtime, model, form in REFERENCES if "overhead" in parts else ():
+            setting = {"part": "overhead", "runtime": runtime, "model": model, "form": form}
+            if not made.has(**setting):
+                path = str(files.of(runtime, model, form))
+                made.add({**setting, **json.loads(_alone("overhead", path).splitlines()[-1])})
+        for turn in range(TURNS) if "reference" in parts else ():
+            for runtime, model, form in REFERENCES:
+                setting = {"part": "reference", "runtime": runtime, "model": model, "form": form, "turn": turn}
+                if not made.has(**setting):
+                    made.add({**setting, **_beside(files.of(runtime, model, form), runtime, Path(place), turn)})
+        for turn in range(REPEATS) if "repeat" in parts else ():
+            if not made.has(part="repeat", turn=turn):
+                for row in _bench(files, Path(place) / f"bench-{turn}"):
+                    made.add({"part": "repeat", "turn": turn, **row})
+    return made.finish(_claims(made.rows))
+
+
+class _Files:
+    """Artifacts, made when they are asked for."""
+
+    def __init__(self, made: Experiment, place: Path) -> None:
+        self.made, self.place = made, place
+
+    def of(self, runtime: str, model: str, form: str) -> Path:
+        """Return the file or folder that a runtime loads; the native INT8 form is for OpenVINO only."""
+        weights = self.made.folder / "weights" / f"{model}.pt"
+        graph = self._once(f"{model}.onnx", lambda out: export_onnx(weights, out, imgsz=IMGSZ))
+        if form == "native_int8":
+            given: dict[str, Any] = {"format": "openvino", "quantize": 8, "imgsz": IMGSZ, "data": self.made.data.path}
+            return self._once(f"{model}_native_openvino_model", lambda out: export_native(weights, out, **given))
+        if form == "int8":
+            images = sample(self.made.data.train, CALIBRATION, seed=0)
+            graph = self._once(
+                f"{model}_{runtime}_int8.onnx",
+                lambda out: quantize_onnx(graph, out, images=images, imgsz=IMGSZ, target=runtime).path,
+            )
+        if runtime == "onnxruntime":
+            return graph
+        built = self.place / f"{graph.stem}_openvino_model"
+        if not built.exists():
+            get_engine("openvino").build(graph, self.place, precision=form, imgsz=IMGSZ)
+        return built
+
+    def _once(self, name: str, make: Callable[[Path], Path]) -> Path:
+        out = self.place / name
+        return out if out.exists() else make(out)
+
+
+def _alone(*call: str) -> str:
+    command = [sys.executable, "-m", f"benchmarks.{NAME}", *call]
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+def _beside(path: Path, runtime: str, place: Path, turn: int) -> dict[str, float]:
+    """Return ms of one inference by ours and by the runtime's own instrument, which goes first in every other turn."""
+    found = {}
+    for who in ("ours", "reference") if turn % 2 else ("reference", "ours"):
+        if who == "reference" and runtime == "openvino":
+            found["reference_ms"] = _benchmark_app(path, place / f"report-{turn}")
+        else:
+            found[f"{who}_ms"] = float(_alone(who, str(path)).splitlines()[-1])
+    return {**found, "ratio": found["ours_ms"] / found["reference_ms"]}
+
+
+def _benchmark_app(path: Path, folder: Path) -> float:
+    """Return the median latency in ms that OpenVINO's own tool reports for one stream of single inferences."""
+    folder.mkdir(exist_ok=True)
+    tool = Path(sys.executable).with_name("benchmark_app")
+    model = next(path.glob("*.xml"))
+    call = f"{tool} -m {model} -d CPU -hint none -nstreams 1 -nthreads {THREADS} -infer_precision f32 -api sync"
+    options = f"-niter {SINGLE_ROUNDS} -report_type no_counters -json_stats -report_folder {folder}"
+    subprocess.run([*call.split(), *options.split()], check=True, stdout=subprocess.DEVNULL)
+    report = json.loads(next(folder.glob("*.json")).read_text(encoding="utf-8"))
+    return float(report["execution_results"]["latency_median"])
+
+
+def ours(path: Path) -> float:
+    """Return the median of a file by the protocol of `bench`, in ms."""
+    session, image = engine_for(path).load(path, threads=THREADS), noise_image(IMGSZ)
+    return 1e3 * float(np.median(_timed([session.infer], image)[:, 0]))
+
+
+def bare_loop(path: Path) -> float:
+    """Return the median of a graph in ONNX Runtime, called again and again, in ms."""
+    call, image = _bare_onnxruntime(path), noise_image(IMGSZ)
+    samples = []
+    with no_garbage_collection():
+        for index in range(WARMUP + SINGLE_ROUNDS):
+            begin = time.perf_counter()
+            call(image)
+            if index >= WARMUP:
+                samples.append(time.perf_counter() - begin)
+    return 1e3 * statistics.median(samples)
+
+
+def overhead(path: Path) -> dict[str, float]:
+    """Return what a session costs beyond the runtime's own call, paired, and what timing costs where nothing is run."""
+    session, image = engine_for(path).load(path, threads=THREADS), noise_image(IMGSZ)
+    below = session.request.infer if path.is_dir() else session.session.run
+    call = (lambda x: below([x], share_inputs=True)) if path.is_dir() else (lambda x: below(None, {session.input: x}))
+    wrapped, bare = _timed([session.infer, call], image).T
+    nothing = _timed([lambda x: x], image)[:, 0]
+    adds = float(np.median(wrapped - bare)) + float(np.median(nothing))
+    return {"inference_ms": 1e3 * float(np.median(bare)), "adds_us": 1e6 * adds,
+            "timer_us": 1e6 * float(np.median(nothing))}  # fmt: skip
+
+
+def _timed(infer: Sequence[Callable[[np.ndarray], Any]], image: np.ndarray) -> np.ndarray:
+    return time_alternately(
+        infer, lambda index: image, finish=lambda raw: None, rounds=SINGLE_ROUNDS, warmup=WARMUP, settle_ms=SETTLE_MS
+    ).inference
+
+
+def _bare_onnxruntime(path: Path) -> Callable[[np.ndarray], Any]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = THREADS
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return lambda image: session.run(None, {"images": image})
+
+
+def _bench(files: _Files, out: Path) -> list[dict[str, Any]]:
+    """Run the command line; return each candidate's accuracy, latency and ratio."""
+    paths = [str(files.of("openvino", model, form)) for model in MODELS for form in FORMS]
+    tool = Path(sys.executable).with_name("yolo-compress")
+    call = [tool, "bench", f"model={','.join(paths)}", f"data={files.made.data.path}", f"imgsz={IMGSZ}"]
+    given = [f"rounds={ROUNDS}", f"threads={THREADS}", "device=cpu", f"project={out.parent}", f"name={out.name}"]
+    begin = time.perf_counter()
+    subprocess.run([*call, *given], check=True)
+    seconds = time.perf_counter() - begin
+    rows = json.loads((out / "bench.json").read_text(encoding="utf-8"))["rows"]
+    kept = ("label", "latency_ms_p50", "latency_ratio_p50", "latency_ratio_interval", "noisy")
+    return [
+        {**{key: row[key] for key in kept}, "map50_95_points": 100 * row["map50_95"], "command_seconds": seconds}
+        for row in rows
+    ]
+
+
+def _claims(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return what the rows at hand can show."""
+    claims = []
+    added = [row for row in rows if row["part"] == "overhead"]
+    if len(added) == len(REFERENCES):
+        share = {_named(row): row["adds_us"] / (10 * row["inference_ms"]) for row in added}
+        worst = max(added, key=lambda row: row["adds_us"] / row["inference_ms"])
+        told = "; ".join(f"{_named(r)} {r['adds_us']:.0f} us to {r['inference_ms']:.2f} ms" for r in added)
+        claims.append(
+            claim(
+                "measure.overhead",
+                f"what bench adds to one inference at {IMGSZ} px, paired, worst of: {told}",
+                share[_named(worst)],
+                "percent of the inference",
+                f"<= {OVERHEAD:g}",
+                holds=share[_named(worst)] <= OVERHEAD,
+            )
+        )
+    beside = [row for row in rows if row["part"] == "reference"]
+    if len(beside) == TURNS * len(REFERENCES):
+        ratios = {
+            name: statistics.median(r["ratio"] for r in beside if _named(r) == name) for name in map(_named, beside)
+        }
+        gap = max(abs(ratio - 1) for ratio in ratios.values())
+        told = "; ".join(f"{name} {ratio:.3f}" for name, ratio in ratios.items())
+        claims.append(
+            claim(
+                "measure.reference_gap",
+                f"median latency of bench over that of OpenVINO's benchmark_app, or of a bare loop of ONNX Runtime, on "
+                f"the same file with {THREADS} threads at {IMGSZ} px, median of {TURNS} turns: {told}",
+                gap,
+                "of the reference",
+                f"<= {GAP}",
+                holds=gap <= GAP,
+            )
+        )
+    repeated: dict[str, list[float]] = {}
+    for row in rows:
+        if row["part"] == "repeat":
+            repeated.setdefault(row["label"], []).append(row["latency_ratio_p50"])
+    if repeated and all(len(ratios) == REPEATS for ratios in repeated.values()):
+        apart = {label: (max(r) - min(r)) / statistics.median(r) for label, r in repeated.items()}
+        told = "; ".join(f"{label} {', '.join(f'{r:.3f}' for r in ratios)}" for label, ratios in repeated.items())
+        claims.append(
+            claim(
+                "measure.repeatability",
+                f"farthest that paired latency ratios of {REPEATS} runs of the same command lie apart, at {IMGSZ} px: "
+                f"{told}",
+                max(apart.values()),
+                "of the ratio",
+                f"<= {REPEATABILITY}",
+                holds=max(apart.values()) <= REPEATABILITY,
+            )
+        )
+    return claims
+
+
+def _named(row: dict[str, Any]) -> str:
+    return f"{row['model']} {row['form']} {row['runtime']}"
+
+
+if __name__ == "__main__":
+    words = sys.argv[1:]
+    if len(words) == 2 and words[0] in ("ours", "reference"):
+        print((ours if words[0] == "ours" else bare_loop)(Path(words[1])))
+    elif len(words) == 2 and words[0] == "overhead" and Path(words[1]).exists():
+        print(json.dumps(overhead(Path(words[1]))))
+    else:
+        sys.exit(main(words or PARTS))
