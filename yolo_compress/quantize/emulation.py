@@ -2,11 +2,12 @@
 """A PyTorch model made to compute what its Q/DQ graph will, so that training sees it.
 
 Every `Conv` block gets a forward of its own, in which BatchNorm is folded into the weight as in an exported model, and
-quantizers stand where the graph has them. While a BatchNorm module is training, its gain over its running deviation is
-taken back out of the output, which it then normalizes by the statistics of the batch (Krishnamoorthi 2018, section 3.2,
-without its correction factor). Residual additions whose inputs the
-graph quantizes are replaced in the same way. The quantizers are one child of the model, `quantizers`, so that devices,
-optimizers, averages and DDP find them; modules and their parameters stay what they are, and `remove` leaves no trace.
+quantizers stand where the graph has them. What BatchNorm multiplies an output channel by, its gain over its running
+deviation, multiplies the scales of that channel as well: they are kept without it, so that they fit the folded weights
+however the statistics move, and the codes are those of the weights before folding. While a BatchNorm module is
+training, it normalizes by the statistics of the batch. Residual additions whose inputs the graph quantizes are replaced
+in the same way. The quantizers are one child of the model, `quantizers`, so that devices, optimizers, averages and DDP
+find them; modules and their parameters stay what they are, and `remove` leaves no trace.
 """
 
 from __future__ import annotations
@@ -81,10 +82,11 @@ def install(model: nn.Module, quantizers: Quantizers) -> None:
         UnsupportedModel: A module that has to be quantized is not where Ultralytics has it.
     """
     activations = nn.ModuleList(ActivationQuantizer(affine) for affine in quantizers.activations)
-    weights = nn.ModuleList(
-        weight_quantizer(scales, quantizers.form, quantizers.tables.get(name))
-        for name, scales in quantizers.weights.items()
-    )
+    weights, modules = nn.ModuleList(), dict(model.named_modules())
+    for name, scales in quantizers.weights.items():
+        if type(modules.get(name)) in FOLDED:  # anything else is refused below
+            scales = _unfolded(modules[name], scales, quantizers.form)
+        weights.append(weight_quantizer(scales, quantizers.form, quantizers.tables.get(name)))
     device = next(model.parameters()).device
     model.add_module(CHILD, nn.ModuleDict({"activations": activations, "weights": weights}).to(device))
     _bind(model, quantizers)
@@ -116,16 +118,10 @@ def current(model: nn.Module, quantizers: Quantizers) -> Quantizers:
     child = getattr(model, CHILD)
     with torch.no_grad():
         of_weights = dict(zip(quantizers.weights, child["weights"], strict=True))
-        scales = {name: found.scales(folded(model.get_submodule(name))[0]) for name, found in of_weights.items()}
+        scales = {name: _scales(model.get_submodule(name), found) for name, found in of_weights.items()}
         tables = {name: table for name, found in of_weights.items() if (table := found.values_of_table()) is not None}
         activations = [quantizer.affine() for quantizer in child["activations"]]
     return replace(quantizers, activations=activations, weights=scales, tables=tables)
-
-
-def folded(block: Conv) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return weight and bias of a `Conv` block with its BatchNorm folded in, differentiable in what both consist of."""
-    gain = _gain(block.bn)
-    return block.conv.weight * gain[:, None, None, None], _bias(block, gain)
 
 
 def hold_statistics(model: nn.Module) -> None:
@@ -137,6 +133,28 @@ def hold_statistics(model: nn.Module) -> None:
 
 def _gain(norm: nn.BatchNorm2d) -> torch.Tensor:
     return norm.weight / torch.sqrt(norm.running_var + norm.eps)
+
+
+def _sign(gain: torch.Tensor) -> torch.Tensor:
+    """Return 1 or -1 for each output channel, for weights (outputs, inputs, height, width); codes may lie lopsided."""
+    return torch.where(gain < 0, -1.0, 1.0)[:, None, None, None]
+
+
+def _unfolded(block: Conv, scales: np.ndarray, form: WeightForm) -> np.ndarray:
+    """Return the scales of folded weights (outputs, blocks) without what BatchNorm multiplies a channel by."""
+    if form.entry.cast:
+        return scales
+    gain = _gain(block.bn).detach().abs().cpu().float().numpy()[:, None]
+    peaks = block.conv.weight.detach().abs().amax((1, 2, 3)).cpu().float().numpy()[:, None]
+    dead = gain < SMALLEST_GAIN  # the folded weights say nothing of the ones that training may bring back
+    return np.where(dead, np.maximum(peaks, SMALLEST_GAIN) / form.highest, scales / np.maximum(gain, SMALLEST_GAIN))
+
+
+def _scales(block: Conv, quantizer: Quantizer) -> np.ndarray:
+    """Return the scales (outputs, blocks) of the folded weights of a block."""
+    gain = _gain(block.bn)
+    found = quantizer.scales(block.conv.weight * _sign(gain))
+    return found if quantizer.absolute else found * gain.abs().cpu().numpy()[:, None].astype(np.float32)
 
 
 def _bias(block: Conv, gain: torch.Tensor) -> torch.Tensor:
@@ -162,18 +180,25 @@ class _Folded(_Forward):
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         conv, norm = self.block.conv, self.block.bn
-        gain = _gain(norm)
-        if norm.training:  # where it is zero, it could not be taken back
-            gain = torch.where(gain.abs() < SMALLEST_GAIN, SMALLEST_GAIN, gain)
         x = x if self.source is None else self.source(x)
-        weight = conv.weight * gain[:, None, None, None]
-        weight = weight if self.weight is None else self.weight(weight).to(weight.dtype)
-        bias = None if norm.training else _bias(self.block, gain)
-        y = functional.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
         if norm.training:
-            y = y / gain.to(y.dtype)[:, None, None]
-            y = norm(y if conv.bias is None else y + conv.bias.to(y.dtype)[:, None, None])
+            weight, bias = self._weight(None), conv.bias
+        else:
+            gain = _gain(norm)
+            weight, bias = self._weight(gain), _bias(self.block, gain)
+        y = functional.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
+        y = norm(y) if norm.training else y
         return self.block.act(y if self.output is None else self.output(y))
+
+    def _weight(self, gain: torch.Tensor | None) -> torch.Tensor:
+        """Return the quantized weight, folded with a gain where one is given."""
+        weight = self.block.conv.weight
+        if self.weight is None or self.weight.absolute:
+            weight = weight if gain is None else weight * gain[:, None, None, None]
+            return weight if self.weight is None else self.weight(weight).to(weight.dtype)
+        sign = _sign(_gain(self.block.bn).detach() if gain is None else gain)
+        after = sign if gain is None else gain.abs()[:, None, None, None]
+        return (self.weight(weight * sign) * after).to(weight.dtype)
 
 
 class _Addition:

@@ -22,7 +22,13 @@ from yolo_compress.quantize.weights import WeightForm
 
 
 class Quantizer(nn.Module):
-    """What it holds stays in float32, whatever precision the model around it is turned to."""
+    """What it holds stays in float32, whatever precision the model around it is turned to.
+
+    Weights that are multiplied by a number for each output channel have the same codes where scales are as well, but
+    not where `absolute` says that there are none.
+    """
+
+    absolute = False
 
     def scales(self, weight: torch.Tensor) -> np.ndarray:
         """Return the scales (outputs, blocks) that a weight is quantized with, as float32."""

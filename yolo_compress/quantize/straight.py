@@ -114,6 +114,8 @@ class CodebookQuantizer(Quantizer):
 class CastQuantizer(Quantizer):
     """Weights rounded to half precision or bfloat16."""
 
+    absolute = True
+
     def __init__(self, form: WeightForm) -> None:
         """Take the type."""
         super().__init__()

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from copy import deepcopy
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -272,3 +273,49 @@ def test_training_normalizes_as_stock_blocks_do(begun, family):
     assert found.keys() == wanted.keys()
     for name, gradient in wanted.items():
         assert torch.dist(found[name], gradient) <= 1e-2 * gradient.norm() + 1e-6, name
+
+
+FORMS = [{"target": "tensorrt"}, {"target": "openvino", "weight_bits": 4, "weight_group": 4}, *OTHER_FORMS[:4]]
+
+
+@pytest.mark.parametrize("options", FORMS, ids=str)
+def test_scales_follow_what_batchnorm_multiplies_by(graphs, images, begun, options):
+    """Statistics that move, as they do in training, change no code: ranges of weights are neither cut off nor empty."""
+    model, start, _ = begun("yolov8n", **options)
+    install(model, start)
+    norms = {name: model.get_submodule(name).bn for name in start.weights}
+    factors = {name: 2 ** (torch.rand(norm.num_features) * 4 - 2) for name, norm in norms.items()}
+    for norm in norms.values():
+        norm.momentum = 0.0  # so that looking changes nothing
+    batch = torch.from_numpy(next(image_batches(images, 64)))
+    with torch.no_grad():
+        before = [value.clone() for value in flat(model.train()(batch))]
+        for name, norm in norms.items():
+            gains = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+            norm.running_var.copy_((norm.running_var + norm.eps) * factors[name] - norm.eps)
+            after = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+            assert not torch.allclose(gains, after, rtol=0.1)
+        found = list(flat(model(batch)))
+    for one, other in zip(before, found, strict=True):
+        torch.testing.assert_close(one, other)
+    for name, scales in current(model.eval(), start).weights.items():
+        expected = start.weights[name] / np.sqrt(factors[name].numpy())[:, None]
+        np.testing.assert_allclose(scales, expected, rtol=1e-4, err_msg=name)
+
+
+def test_a_channel_that_batchnorm_has_silenced_can_come_back(graphs, images, begun):
+    model, _, attachment = begun("yolov8n", target="tensorrt")
+    block = model.get_submodule("model.2.cv1")
+    with torch.no_grad():
+        block.bn.weight[:3] = torch.tensor([0.0, -0.7, 0.7])
+    weights = {"model.2.cv1": attachment.start.weights["model.2.cv1"].copy()}
+    weights["model.2.cv1"][0] = 1e-12  # what calibration makes of a channel of zeros
+    start = replace(attachment.start, weights=weights)
+    install(model, start)
+    batch = torch.from_numpy(next(image_batches(images, 64)))
+    with torch.no_grad():
+        block.bn.weight[0] = 1.0
+        scales = current(model, start).weights["model.2.cv1"]
+    weight = (block.conv.weight[0] / torch.sqrt(block.bn.running_var[0] + block.bn.eps)).detach()
+    assert scales[0, 0] * 127 == pytest.approx(float(weight.abs().max()), rel=1e-4)
+    assert torch.isfinite(torch.cat([value.flatten() for value in flat(model.train()(batch))])).all()
