@@ -316,9 +316,10 @@ def method(bench: Mapping[str, Any]) -> list[str]:
         "with a score of at least 0.25.",
         f"For the same detections `yolo val`, which integrates the curves by another rule, prints {printed} mAP50-95.",
         f"Latency: batch 1, inference alone, {known['rounds']} rounds after {known['warmup']} of warm-up; in each "
-        "round every candidate runs once on the same image, in changing order, each time after a rest of at least "
-        f"{known['settle_ms']} ms in which threads stop spinning. The ratio is taken within each round to the first "
-        f"candidate, {bench['rows'][0]['label']}; its median and quartiles are shown.",
+        "round every candidate has its turn on the same image, in changing order, after a rest of at least "
+        f"{known['settle_ms']} ms in which threads stop spinning; of two inferences the second is timed. The ratio "
+        f"is taken within each round to the first candidate, {bench['rows'][0]['label']}; its median and quartiles "
+        "are shown.",
         f"Not part of a latency: preparing an image ({number(bench.get('preprocess_ms_p50'), 2)} ms, median) and "
         f"post-processing at a score above {known['postprocess_conf']} ({post}).",
         *_gpu_method(bench),

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from yolo_compress.bench.latency import (
+    LEAD,
     SAMPLES_FOR,
     Watch,
     median_interval,
@@ -77,17 +78,21 @@ def test_each_part_is_measured_apart_and_warm_up_does_not_count():
     np.testing.assert_allclose(timings.inference, [[0.010, 0.004]] * 12, atol=1e-12)
     np.testing.assert_allclose(timings.preprocess, 0.002, atol=1e-12)
     np.testing.assert_allclose(timings.postprocess, 0.001, atol=1e-12)
-    assert len(machine.log) == 14 * 2
-    assert machine.paused == pytest.approx(14 * 3 * 0.005)  # before preparing and before each inference
+    assert len(machine.log) == 14 * 2 * 2  # one that leads, and one that is timed
+    assert machine.paused == pytest.approx(14 * 3 * 0.005)  # before preparing and before each turn
     assert timings.restless == 0
 
 
-def test_every_round_runs_each_candidate_once_on_the_same_image():
+@pytest.mark.parametrize("lead", [0, 1, 2])
+def test_every_round_runs_each_candidate_in_one_turn_on_the_same_image(lead):
     machine = Machine()
-    run(machine, [0.01, 0.02, 0.03])
-    rounds = [machine.log[start : start + 3] for start in range(0, len(machine.log), 3)]
+    run(machine, [0.01, 0.02, 0.03], lead=lead)
+    size = 3 * (lead + 1)
+    rounds = [machine.log[start : start + size] for start in range(0, len(machine.log), size)]
+    assert len(rounds) == 14
     for index, entries in enumerate(rounds):
-        assert sorted(name for name, _ in entries) == [0, 1, 2]
+        turns = [name for name, _ in itertools.groupby(name for name, _ in entries)]
+        assert sorted(turns) == [0, 1, 2]
         assert {image for _, image in entries} == {index}
 
 
@@ -108,11 +113,36 @@ def test_a_process_that_never_rests_is_told():
     assert timings.restless == 3 * 2
 
 
+def test_what_a_rest_and_the_others_cost_is_not_charged():
+    """The first inference of a turn is slow; with none that leads, it is the one that is timed."""
+    machine = Machine()
+    last = [None]
+
+    def cold(name, seconds):
+        warm, slow = machine.candidate(name, seconds), machine.candidate(name, 1.5 * seconds)
+
+        def infer(image):
+            raw = (warm if last[0] == name else slow)(image)
+            last[0] = name
+            return raw
+
+        return infer
+
+    def timed(lead):
+        candidates, image = [cold("a", 0.01), cold("b", 0.02)], np.zeros((1, 3, 2, 2), np.float32)
+        given = {"finish": lambda raw: None, "rounds": 8, "warmup": 2, "watch": machine.watch}
+        return time_alternately(candidates, lambda index: image, lead=lead, **given).inference
+
+    np.testing.assert_allclose(timed(1), [[0.01, 0.02]] * 8, atol=1e-12)
+    assert (timed(0) > [0.0149, 0.0299]).any(axis=0).all()
+
+
 def test_threads_that_spin_are_not_charged_to_the_next_candidate():
     machine = Machine(slowdown=lambda now: 2.0 if machine.spinning > 0 else 1.0)
     quiet, spins = machine.candidate("quiet", 0.01), machine.candidate("spins", 0.01)
 
     def spinning(image):
+        machine.spinning = 0.0  # its own threads are at work, and in nobody's way
         raw = spins(image)
         machine.spinning = 0.075
         return raw
@@ -154,7 +184,7 @@ def test_drift_moves_medians_and_leaves_paired_ratios():
 def test_a_quiet_machine_is_not_noisy_and_a_bursty_one_is():
     quiet = summarize(run(Machine(), [0.01], rounds=20).inference)[0]
     steps = itertools.count()
-    bursty = summarize(run(Machine(lambda _: 1 + 0.5 * (next(steps) % 2)), [0.01], rounds=20).inference)[0]
+    bursty = summarize(run(Machine(lambda _: 1 + 0.5 * (next(steps) % 2)), [0.01], rounds=20, lead=0).inference)[0]
     assert not quiet.noisy
     assert quiet.spread == pytest.approx(0, abs=1e-9)
     assert bursty.noisy
@@ -209,12 +239,12 @@ def test_garbage_collection_is_off_only_while_timing():
         warmup=0,
         watch=machine.watch,
     )
-    assert seen == [False] * 3
+    assert seen == [False] * 3 * (1 + LEAD)
     assert gc.isenabled()
 
 
 def test_progress_is_told_about_every_ten_seconds():
     lines = []
-    run(Machine(), [1.0, 1.0], rounds=30, warmup=0, progress=lines.append)
+    run(Machine(), [0.5, 0.5], rounds=30, warmup=0, progress=lines.append)
     assert 4 <= len(lines) <= 6
     assert lines[0].startswith("latency: round ")
