@@ -12,6 +12,7 @@ and times a session that does nothing. Rows that a call before has measured are 
 from __future__ import annotations
 
 import json
+import re
 import statistics
 import subprocess
 import sys
@@ -56,7 +57,7 @@ def main(parts: Sequence[str]) -> int:
             for runtime, model, form in REFERENCES:
                 setting = {"part": "reference", "runtime": runtime, "model": model, "form": form, "turn": turn}
                 if not made.has(**setting):
-                    made.add({**setting, **_beside(files.of(runtime, model, form), runtime, Path(place), turn)})
+                    made.add({**setting, **_beside(files.of(runtime, model, form), runtime, turn)})
         for turn in range(REPEATS) if "repeat" in parts else ():
             if not made.has(part="repeat", turn=turn):
                 for row in _bench(files, Path(place) / f"bench-{turn}"):
@@ -100,27 +101,26 @@ def _alone(*call: str) -> str:
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
-def _beside(path: Path, runtime: str, place: Path, turn: int) -> dict[str, float]:
+def _beside(path: Path, runtime: str, turn: int) -> dict[str, float]:
     """Return ms of one inference by ours and by the runtime's own instrument, which goes first in every other turn."""
     found = {}
     for who in ("ours", "reference") if turn % 2 else ("reference", "ours"):
         if who == "reference" and runtime == "openvino":
-            found["reference_ms"] = _benchmark_app(path, place / f"report-{turn}")
+            found["reference_ms"] = _benchmark_app(path)
         else:
             found[f"{who}_ms"] = float(_alone(who, str(path)).splitlines()[-1])
     return {**found, "ratio": found["ours_ms"] / found["reference_ms"]}
 
 
-def _benchmark_app(path: Path, folder: Path) -> float:
-    """Return the median latency in ms that OpenVINO's own tool reports for one stream of single inferences."""
-    folder.mkdir(exist_ok=True)
-    tool = Path(sys.executable).with_name("benchmark_app")
-    model = next(path.glob("*.xml"))
-    call = f"{tool} -m {model} -d CPU -hint none -nstreams 1 -nthreads {THREADS} -infer_precision f32 -api sync"
-    options = f"-niter {SINGLE_ROUNDS} -report_type no_counters -json_stats -report_folder {folder}"
-    subprocess.run([*call.split(), *options.split()], check=True, stdout=subprocess.DEVNULL)
-    report = json.loads(next(folder.glob("*.json")).read_text(encoding="utf-8"))
-    return float(report["execution_results"]["latency_median"])
+def _benchmark_app(path: Path) -> float:
+    """Return the median latency in ms that OpenVINO's own tool prints for one stream of single inferences."""
+    tool, model = Path(sys.executable).with_name("benchmark_app"), next(path.glob("*.xml"))
+    options = f"-d CPU -hint none -nstreams 1 -nthreads {THREADS} -infer_precision f32 -api sync -niter {SINGLE_ROUNDS}"
+    call = [tool, "-m", model, *options.split()]
+    told = subprocess.run(call, check=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True).stdout
+    found = re.search(r"Median:\s+([\d.]+) ms", told)
+    assert found is not None, told
+    return float(found[1])
 
 
 def ours(path: Path) -> float:
@@ -171,9 +171,9 @@ def _bare_onnxruntime(path: Path) -> Callable[[np.ndarray], Any]:
 
 def _bench(files: _Files, out: Path) -> list[dict[str, Any]]:
     """Run the command line; return each candidate's accuracy, latency and ratio."""
-    paths = [str(files.of("openvino", model, form)) for model in MODELS for form in FORMS]
-    tool = Path(sys.executable).with_name("yolo-compress")
-    call = [tool, "bench", f"model={','.join(paths)}", f"data={files.made.data.path}", f"imgsz={IMGSZ}"]
+    models = [str(files.of("openvino", model, form)) for model in MODELS for form in FORMS]
+    call = [sys.executable, "-m", "yolo_compress", "bench", f"model={','.join(models)}"]
+    call += [f"data={files.made.data.path}", f"imgsz={IMGSZ}"]
     given = [f"rounds={ROUNDS}", f"threads={THREADS}", "device=cpu", f"project={out.parent}", f"name={out.name}"]
     begin = time.perf_counter()
     subprocess.run([*call, *given], check=True)

@@ -61,6 +61,8 @@ def measured(
         warmup=section.warmup,
         threads=section.threads,
         images=section.images,
+        batch=section.batch,
+        streams=section.streams,
         robustness=conditions(section),
         power=section.power,
         power_seconds=section.power_seconds,

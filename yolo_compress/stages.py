@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -105,7 +106,9 @@ def build_stage(context: Context, files: Files, folder: Path) -> StageResult:
             notes.append(f"{wanted} was built as {runtime}:fp32, because quantization did not pass its gate")
         context.progress(f"build: {runtime}:{precision}")
         target = folder / f"{runtime}_{precision}"
+        begin = time.perf_counter()
         made = build_engine(context, source, target, runtime, precision)
+        metrics[f"{runtime}:{precision} build_seconds"] = round(time.perf_counter() - begin, 3)
         outputs[f"{runtime}:{precision}"] = made.path
         metrics[f"{runtime}:{precision} size_bytes"] = made.size_bytes
         notes += made.notes

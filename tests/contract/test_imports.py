@@ -45,7 +45,9 @@ EXCEPTIONS = {
     "timing.py": {"os.environ"},  # where the user keeps caches
     "sweep/local.py": {"os.environ"},  # starts trials as child processes that find this package
     "sweep/on_ray.py": {"os.environ"},  # sets what Ray and its workers are to leave alone
-    "bench/memory.py": {"sys.argv", "os.environ"},  # starts itself as the child process that it measures
+    "bench/fresh.py": {"os.environ"},  # what a measuring process inherits
+    "bench/memory.py": {"sys.argv"},  # runs as that process
+    "bench/streams.py": {"sys.argv"},
 }
 
 

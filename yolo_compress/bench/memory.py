@@ -1,25 +1,27 @@
 # Copyright (C) 2026 yolo_compress contributors. SPDX-License-Identifier: AGPL-3.0-or-later
-"""Peak resident memory of one artifact, measured in a process of its own that does nothing else."""
+"""How one artifact starts and the most memory it holds, measured in a process of its own that does nothing else."""
 
 from __future__ import annotations
 
 import json
-import os
 import platform
-import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from yolo_compress.bench.fresh import ask
+
 INFERENCES = 5  # enough for a runtime to allocate every buffer that it keeps
-TIMEOUT_S = 600
 
 
 @dataclass(frozen=True)
 class Memory:
     """Megabytes (2^20 bytes) of a process: with Python alone, with the artifact loaded, and the most it ever held.
 
-    All are None where `why` says what is in the way; `note` says what else the process had to load.
+    All are None where `why` says what is in the way; `note` says what else the process had to load. `load_ms` is the
+    time from the file to a session, the runtime's own libraries included, and `first_inference_ms` that of the first
+    image, for which a runtime may have put off work. Both are one observation, with the file in the system's cache.
     """
 
     baseline_mb: float | None
@@ -27,30 +29,14 @@ class Memory:
     peak_mb: float | None
     why: str = ""
     note: str = ""
+    load_ms: float | None = None
+    first_inference_ms: float | None = None
 
 
 def measure_memory(path: Path, *, imgsz: int, device: str = "cpu", threads: int | None = None) -> Memory:
-    """Run an artifact on a blank image in a fresh process and read the peak of that process's resident memory."""
-    arguments = [str(path), str(imgsz), device, str(threads or 0)]
-    # the package may be run from its source tree, which a child in another folder would not find
-    places = [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(place for place in places if place)}
-    try:
-        child = subprocess.run(
-            [sys.executable, "-m", "yolo_compress.bench.memory", *arguments],
-            capture_output=True,
-            text=True,
-            timeout=TIMEOUT_S,
-            env=environment,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        return Memory(None, None, None, f"unavailable: the measuring process did not end within {TIMEOUT_S} s")
-    lines = child.stdout.strip().splitlines()
-    if child.returncode or not lines:
-        cause = (child.stderr.strip().splitlines() or ["no message"])[-1]
-        return Memory(None, None, None, f"unavailable: the measuring process failed ({cause[:200]})")
-    return Memory(**json.loads(lines[-1]))
+    """Run an artifact on a blank image in a fresh process, and read its peak of resident memory and how it starts."""
+    found = ask("yolo_compress.bench.memory", path, imgsz, device, threads or 0)
+    return Memory(None, None, None, found) if isinstance(found, str) else Memory(**found)
 
 
 def peak_mb() -> float | str:
@@ -79,24 +65,33 @@ def _status_mb(field: str) -> float | str:
 
 def _main(path: str, imgsz: str, device: str, threads: str) -> None:
     baseline = resident_mb()
-    if isinstance(baseline, str):
-        print(json.dumps({"baseline_mb": None, "loaded_mb": None, "peak_mb": None, "why": baseline}))
-        return
     import numpy as np
 
     from yolo_compress.engines import engine_for
 
     engine = engine_for(Path(path))
+    begin = time.perf_counter()
     session = engine.load(Path(path), device=device, threads=int(threads) or None)
+    ready = time.perf_counter()
     loaded = resident_mb()
     image = np.zeros((1, 3, int(imgsz), int(imgsz)), np.float32)
-    for _ in range(INFERENCES):
+    started = time.perf_counter()
+    session.infer(image)
+    first = time.perf_counter() - started
+    for _ in range(INFERENCES - 1):
         session.infer(image)
     peak = peak_mb()
     session.close()
     burdened = engine.name != "pytorch" and "torch" in sys.modules
-    note = f"includes torch, which {engine.name} itself does not need" if burdened else ""
-    print(json.dumps({"baseline_mb": baseline, "loaded_mb": loaded, "peak_mb": peak, "note": note}))
+    told = {
+        "note": f"includes torch, which {engine.name} itself does not need" if burdened else "",
+        "load_ms": 1e3 * (ready - begin),
+        "first_inference_ms": 1e3 * first,
+    }
+    sizes = {"baseline_mb": baseline, "loaded_mb": loaded, "peak_mb": peak}
+    if why := next((size for size in sizes.values() if isinstance(size, str)), ""):
+        sizes = dict.fromkeys(sizes)
+    print(json.dumps({**sizes, "why": why, **told}))
 
 
 if __name__ == "__main__":

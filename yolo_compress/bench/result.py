@@ -13,6 +13,7 @@ from typing import Any, Literal
 from yolo_compress.artifacts import atomic_write
 from yolo_compress.bench.gpu_latency import GpuLatency
 from yolo_compress.bench.roof_layers import Roofline
+from yolo_compress.bench.streams import Streams
 from yolo_compress.errors import DataError, UsageError
 
 SCHEMA_VERSION = 1
@@ -98,8 +99,10 @@ class BenchRow:
     `corrupted_map50_95` holds (corruption, severity, mAP50-95) and `corruption_drops` (corruption, mean relative drop)
     from `clean_map50_95`, that of the same images as they are; see `bench.robustness`. Percentiles are `None` below 64,
     130 and 662 rounds. Whatever is `None` for another reason has that reason in `notes`, or in `reason` where the row
-    is refused. `energy` is `None` where it was not asked for, and "unavailable: " with the reason where it could not be
-    measured. `gpu` is what a session on a GPU tells beyond that; see `bench.gpu_latency`.
+    is refused. `load_ms` and `first_inference_ms` are those of a fresh process; see `bench.memory`. `streams` is there
+    where several at once were asked for; see `bench.streams`. `energy` is `None` where it was not asked for, and
+    "unavailable: " with the reason where it could not be measured. `gpu` is what a session on a GPU tells beyond that;
+    see `bench.gpu_latency`.
     `roofline` is there where it was asked for; see `bench.roofline`.
     """
 
@@ -147,6 +150,9 @@ class BenchRow:
     batch_throughput_images_per_s: float | None = None
     peak_memory_mb: float | None = None
     loaded_memory_mb: float | None = None
+    load_ms: float | None = None
+    first_inference_ms: float | None = None
+    streams: Streams | None = None
     energy: Energy | str | None = None
     status: Literal["ok", "refused"] = "ok"
     reason: str = ""
@@ -233,7 +239,8 @@ def _row(tree: dict[str, Any]) -> BenchRow:
     energy = _build(Energy, energy) if isinstance(energy, dict) else energy
     gpu = None if gpu is None else GpuLatency.from_dict(gpu)
     roof = None if tree.get("roofline") is None else Roofline.from_dict(tree["roofline"])
-    return _build(BenchRow, {**tree, "energy": energy, "gpu": gpu, "roofline": roof})
+    streams = None if tree.get("streams") is None else _build(Streams, tree["streams"])
+    return _build(BenchRow, {**tree, "energy": energy, "gpu": gpu, "roofline": roof, "streams": streams})
 
 
 def _build(cls: Any, tree: dict[str, Any]) -> Any:

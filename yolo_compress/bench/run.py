@@ -20,6 +20,7 @@ from yolo_compress.bench.result import BenchResult, BenchRow, Candidate
 from yolo_compress.bench.robustness import Conditions, under_corruption
 from yolo_compress.bench.roofline import roofline
 from yolo_compress.bench.rows import accuracy_rows
+from yolo_compress.bench.streams import measure_streams
 from yolo_compress.bench.verdict import check_classes, refusals
 from yolo_compress.engines import engine_for
 from yolo_compress.engines.protocol import Session
@@ -44,6 +45,7 @@ def run_bench(
     threads: int | None = None,
     images: int | None = None,
     batch: int | None = None,
+    streams: int | None = None,
     settle_ms: float = SETTLE_MS,
     min_accuracy_share: float = MIN_ACCURACY_SHARE,
     memory: bool = True,
@@ -66,9 +68,10 @@ def run_bench(
         threads: Threads of each runtime; its own default when not given.
         images: Validation images to use, evenly spaced over all of them; all when not given.
         batch: Batch size of a second throughput measurement; not done when not given.
+        streams: Streams of a third one, each with a session of its own; not done when not given.
         settle_ms: Least rest before each timed inference; it lasts until the process is idle.
         min_accuracy_share: A candidate below this share of the best float one of the same weights is refused a latency.
-        memory: Measure peak memory, in one process per candidate.
+        memory: Measure peak memory and how candidates start, in one process per candidate.
         robustness: Corruptions to measure accuracy under as well; not done when not given.
         power: Measure energy as well, one candidate after the other.
         power_seconds: How long each candidate runs for that.
@@ -81,7 +84,9 @@ def run_bench(
         DataError: No validation images, none with an object, or one that cannot be read.
         EngineError: A runtime refused a candidate, or the candidate was built for another size.
     """
-    _check(candidates, rounds=rounds, warmup=warmup, images=images, batch=batch, share=min_accuracy_share)
+    _check(
+        candidates, rounds=rounds, warmup=warmup, images=images, batch=batch, streams=streams, share=min_accuracy_share
+    )
     if power and not power_seconds > 0:
         raise UsageError(f"power_seconds={power_seconds} is no length of time; give 30 or more")
     chosen = evenly(data.val, images)
@@ -143,6 +148,9 @@ def run_bench(
             notes = (*notes, *power_notes)
     if memory:  # after the sessions are closed: what they hold must not compete with the measured processes
         rows = [_with_memory(row, imgsz=imgsz, device=device, threads=threads, progress=progress) for row in rows]
+    if streams is not None:
+        place = {"imgsz": imgsz, "device": device, "threads": threads}
+        rows = [_with_streams(row, streams, progress, **place) for row in rows]  # type: ignore[arg-type]
     if peaks is not None:
         rows = [_with_roofline(row, peaks, imgsz=imgsz, threads=threads, progress=progress) for row in rows]
     stolen_now = machine.steal_seconds()
@@ -163,6 +171,7 @@ def run_bench(
             "warmup": warmup,
             "threads": threads,
             "batch": batch,
+            "streams": streams,
             "settle_ms": settle_ms,
             "min_accuracy_share": min_accuracy_share,
             "accuracy_conf": accuracy.CONF,
@@ -298,8 +307,32 @@ def _with_memory(
     progress(f"bench: memory of {row.label}")
     found = measure_memory(Path(row.path), imgsz=imgsz, device=device, threads=threads)
     told = found.why or found.note
-    notes = (*row.notes, f"peak memory {told}") if told else row.notes
-    return replace(row, peak_memory_mb=found.peak_mb, loaded_memory_mb=found.loaded_mb, notes=notes)
+    return replace(
+        row,
+        peak_memory_mb=found.peak_mb,
+        loaded_memory_mb=found.loaded_mb,
+        load_ms=found.load_ms,
+        first_inference_ms=found.first_inference_ms,
+        notes=(*row.notes, f"peak memory {told}") if told else row.notes,
+    )
+
+
+def _with_streams(
+    row: BenchRow,
+    streams: int,
+    progress: Callable[[str], None],
+    *,
+    imgsz: int,
+    device: str,
+    threads: int | None,
+) -> BenchRow:
+    if row.status != "ok":
+        return row
+    progress(f"bench: {streams} streams of {row.label}")
+    found = measure_streams(Path(row.path), imgsz=imgsz, streams=streams, device=device, threads=threads)
+    if isinstance(found, str):
+        return replace(row, notes=(*row.notes, f"{streams} streams {found}"))
+    return replace(row, streams=found)
 
 
 def _check(candidates: Sequence[Candidate], *, share: float, **numbers: int | None) -> None:
@@ -309,7 +342,7 @@ def _check(candidates: Sequence[Candidate], *, share: float, **numbers: int | No
     for label in labels:
         if labels.count(label) > 1:
             raise UsageError(f"two candidates are labelled '{label}'; give each a label of its own")
-    least = {"rounds": 3, "warmup": 0, "images": 1, "batch": 1}
+    least = {"rounds": 3, "warmup": 0, "images": 1, "batch": 1, "streams": 1}
     for name, value in numbers.items():
         if value is not None and value < least[name]:
             raise UsageError(f"{name}={value} is too small; give at least {least[name]}")

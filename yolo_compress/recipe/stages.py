@@ -178,6 +178,15 @@ class BenchSection(Section):
     warmup: int = option(10, "Rounds that are not counted.", flag="bench_warmup", ge=0)
     threads: int | None = option(None, "Threads of each runtime; all cores when not given.", flag="bench_threads", ge=1)
     images: int | None = option(None, "Validation images to use; all when not given.", flag="bench_images", ge=1)
+    batch: int | None = option(
+        None, "Batch size of a second measurement of images/s; none when not given.", flag="bench_batch", ge=1
+    )
+    streams: int | None = option(
+        None,
+        "Streams that run at the same time, to measure images/s and latency of each; none when not given.",
+        flag="bench_streams",
+        ge=1,
+    )
     power: bool = option(
         False, "Measure energy as well, where the machine has a sensor that can be read.", flag="bench_power"
     )

@@ -15,6 +15,7 @@ from yolo_compress.report.pareto import in_words
 from yolo_compress.report.pictures import LINES, Pair
 from yolo_compress.report.recommendation import recommend, verdicts_table
 from yolo_compress.report.roof import peaks_in_words, roofline_in_words, roofline_table, rooflines
+from yolo_compress.report.service import service_method, service_table
 from yolo_compress.report.techniques import techniques_table
 
 TEMPLATE = "page.html.j2"
@@ -91,7 +92,13 @@ def page(
         sizes=evidence.sizes_table(bench),
         errors=evidence.errors_table(bench),
         robustness=evidence.robustness_table(bench),
-        method=[*(trials.trials_method(sweep) if sweep else ()), *content.method(bench), *evidence.how(bench)],
+        method=[
+            *(trials.trials_method(sweep) if sweep else ()),
+            *content.method(bench),
+            *service_method(bench),
+            *evidence.how(bench),
+        ],
+        service=service_table(bench, run),
         energy=content.energy_table(bench),
         environment=content.environment(bench, run),
     )

@@ -17,6 +17,7 @@ from yolo_compress.report.pareto import in_words
 from yolo_compress.report.pictures import LINES, Pair
 from yolo_compress.report.recommendation import recommend, verdicts_table
 from yolo_compress.report.roof import peaks_in_words, roofline_in_words, roofline_table, rooflines
+from yolo_compress.report.service import service_method, service_table
 from yolo_compress.report.techniques import techniques_table
 
 
@@ -55,6 +56,9 @@ def document(
     ):
         if shown:
             parts += [f"## {title}", table(shown)]
+    service = service_table(bench, run)
+    if service:
+        parts += ["## In service", table(service)]
     energy = content.energy_table(bench)
     if energy:
         parts += ["## Energy", table(energy)]
@@ -78,7 +82,10 @@ def document(
     for stage, layers in content.layer_tables(run):
         parts += [f"## Layers: {_escape(stage)}", table(layers)]
     how = trials.trials_method(sweep) if sweep else ()
-    parts += ["## How it was measured", _items([*how, *content.method(bench), *evidence.how(bench)])]
+    parts += [
+        "## How it was measured",
+        _items([*how, *content.method(bench), *service_method(bench), *evidence.how(bench)]),
+    ]
     parts += ["## Machine and versions", table(content.environment(bench, run))]
     return "\n\n".join(parts) + "\n"
 

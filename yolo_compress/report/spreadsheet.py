@@ -59,6 +59,9 @@ def _flat(row: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any]:
     """Spread what a row holds in groups over columns of their own."""
     cells: dict[str, Any] = {}
     for key, value in row.items():
+        if key == "streams" and isinstance(value, Mapping):
+            cells |= {f"streams_{name}": one for name, one in value.items()}
+            continue
         if key in LEFT_OUT or isinstance(value, Mapping):
             continue
         if key in NAMED:

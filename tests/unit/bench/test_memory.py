@@ -7,6 +7,7 @@ import mmap
 import platform
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -52,6 +53,12 @@ def test_what_a_runtime_does_not_need_is_not_held_against_it(tmp_path):
     found = measure_memory(tmp_path / "copy.onnx", imgsz=64)
     assert found.why == ""
     assert found.peak_mb < 200 or found.note == "includes torch, which onnxruntime itself does not need"
+
+
+def test_how_an_artifact_starts_is_told(make_checkpoint):
+    begin = time.perf_counter()
+    found = measure_memory(make_checkpoint(), imgsz=64)
+    assert 0 < found.first_inference_ms < found.load_ms + found.first_inference_ms < 1e3 * (time.perf_counter() - begin)
 
 
 def test_an_artifact_that_cannot_be_loaded_says_why(tmp_path):

@@ -15,10 +15,11 @@ from yolo_compress.bench import BenchResult, Candidate, run, run_bench
 from yolo_compress.bench.gpu_latency import GpuLatency, Spread
 from yolo_compress.bench.memory import Memory
 from yolo_compress.bench.robustness import Conditions
+from yolo_compress.bench.streams import Streams
 from yolo_compress.errors import DataError, EngineError, UsageError
 from yolo_compress.host.data import labels_for, read_data
 
-MEMORY = Memory(20, 80, 123.5)
+MEMORY = Memory(20, 80, 123.5, load_ms=80.0, first_inference_ms=9.0)
 SPREAD = Spread(4.0, 4.1, 3.9, 5.0, 0.01, 4.5, None, None)
 GPU = GpuLatency(
     90, 7, 3.0, 1, True, *[SPREAD] * 5, 240.0, (4.0, 4.1), ("unstable",), "unavailable: x", "unavailable: x"
@@ -115,7 +116,7 @@ def test_a_benchmark_measures_everything(bench, data):
     assert len(slow.latency_ms_samples) == 8
     assert slow.latency_ms_p90 is None  # eight rounds
     assert 0 < slow.throughput_images_per_s <= 1000 / 40
-    assert slow.peak_memory_mb == 123.5
+    assert (slow.peak_memory_mb, slow.load_ms, slow.first_inference_ms) == (123.5, 80.0, 9.0)
     assert slow.size_bytes == 40
     assert slow.postprocess_ms_p50 > 0
     assert slow.params is None  # an engine file does not know it
@@ -124,6 +125,28 @@ def test_a_benchmark_measures_everything(bench, data):
     assert result.settings["rounds"] == 8
     assert "steal_s" in result.machine
     assert BenchResult.from_json(result.to_json()) == result
+
+
+def test_several_streams_are_measured_where_asked_for_and_not_of_what_is_refused(bench, monkeypatch):
+    found, asked = Streams(3, 1, 5.0, 150, 30.0, 100.0, None), []
+
+    def measure(path, **given):
+        asked.append((path.name, given))
+        return "unavailable: no memory" if path.name == "big" else found
+
+    monkeypatch.setattr(run, "measure_streams", measure)
+    result = bench({"a": {}, "big": {}, "broken": {"mode": "nan"}}, streams=3, threads=2)
+    given = {"imgsz": IMGSZ, "streams": 3, "device": "cpu", "threads": 2}
+    assert asked == [("a", given), ("big", given)]
+    assert [row.streams for row in result.rows] == [found, None, None]
+    assert result.rows[1].notes[-1] == "3 streams unavailable: no memory"
+    assert result.settings["streams"] == 3
+    assert BenchResult.from_json(result.to_json()) == result
+    asked.clear()
+    assert bench({"a": {}}).rows[0].streams is None
+    assert not asked
+    with pytest.raises(UsageError, match="streams=0 is too small; give at least 1"):
+        bench({"a": {}}, streams=0)
 
 
 def test_a_session_on_a_gpu_tells_more(bench, monkeypatch):

@@ -519,6 +519,7 @@ def test_a_recipe_builds_with_its_options(installed, graphs, data, tmp_path):
     )
     made = stages.build_stage(context, {"checkpoint": graphs / "yolov8n.pt"}, tmp_path)
     assert made.outputs["tensorrt:fp16"] == tmp_path / "tensorrt_fp16/yolov8n.engine"
+    assert made.metrics["tensorrt:fp16 build_seconds"] >= 0
     assert ("set_memory_pool_limit", "WORKSPACE", 1 << 30) in trt.calls
 
 
