@@ -58,7 +58,7 @@ CANDIDATES: dict[str, dict[str, Any]] = {
     "ours, float teacher": {**OURS, "quantize_target": "tensorrt", "teacher": "self"},
     "ours, openvino": {**OURS, "quantize_target": "openvino"},
 }
-CLAIMED = ("native", "ours", "float")
+CLAIMED = ("native", "ours")  # at two seeds; the float run decides only where ours is not ahead
 BETTER, NEAR = 0.3, 0.1
 
 
@@ -139,16 +139,20 @@ def _claims(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     if any(len(points.get(name, ())) < 2 for name in CLAIMED):
         return []
     mean = {name: statistics.mean(found) for name, found in points.items()}
-    ahead, behind = mean["ours"] - mean["native"], mean["float"] - mean["ours"]
+    ahead = mean["ours"] - mean["native"]
     told = "; ".join(f"{name} {value:.2f}" for name, value in mean.items())
+    spread = max(max(points[name]) - min(points[name]) for name in CLAIMED)
     statement = (
-        f"{MODEL}, {SETTINGS['epochs']} epochs at {IMGSZ} px, mAP50-95 as INT8: {told}; ours is {behind:+.2f} below "
-        "the same training in float"
+        f"{MODEL}, {SETTINGS['epochs']} epochs at {IMGSZ} px, mAP50-95 as INT8, means over seeds: {told}; spread over "
+        f"seeds up to {spread:.2f}"
     )
     seeds = sorted({row["seed"] for row in rows if row["candidate"] in CLAIMED})
-    holds = ahead >= BETTER or behind <= NEAR
-    target = f">= {BETTER}, or within {NEAR} of float"
-    return [claim("qat.vs_native", statement, ahead, "mAP over native", target, holds=holds, seeds=seeds)]
+    if ahead < BETTER and len(points.get("float", ())) > 1:  # the other way to meet the target
+        behind = mean["float"] - mean["ours"]
+        unit, target = "mAP below the same training in float", f"<= {NEAR}"
+        return [claim("qat.vs_native", statement, behind, unit, target, holds=behind <= NEAR, seeds=seeds)]
+    target = f">= {BETTER}"
+    return [claim("qat.vs_native", statement, ahead, "mAP over native", target, holds=ahead >= BETTER, seeds=seeds)]
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from benchmarks.claims import TARGET
 from yolo_compress.artifacts import atomic_write
 from yolo_compress.bench.machine import describe_machine, package_versions
 from yolo_compress.host.cpu import use_all_cores
@@ -40,7 +41,13 @@ def earlier_rows(name: str) -> list[dict[str, Any]]:
 def claim(
     name: str, statement: str, value: float, unit: str, target: str, *, holds: bool, seeds: Sequence[int] = (0,)
 ) -> dict[str, Any]:
-    """Return a claim in the form of result files."""
+    """Return a claim in the form of result files.
+
+    Raises:
+        ValueError: The target is not a comparison, which `benchmarks.claims` would refuse in the file.
+    """
+    if TARGET.fullmatch(target) is None:
+        raise ValueError(f"target '{target}' of claim '{name}' is not a comparison; write such as '>= 1.5'")
     return {
         "id": name,
         "statement": statement,

@@ -57,11 +57,11 @@ def main(project: Path) -> int:
     kept = bool(lost) and len(lost[0]["attempts"]) == 2 and KILL_AFTER_STAGE in lost[0]["attempts"][1]["stages_done"]
     claims = [
         claim("sweep.rows", "trials that have ended as done, of six", sum(r["state"] == "done" for r in rows), "trials",
-              "6", holds=len(rows) == 6 and all(r["state"] == "done" for r in rows)),
+              "== 6", holds=len(rows) == 6 and all(r["state"] == "done" for r in rows)),
         claim("sweep.killed", "trials begun a second time, which is the one whose worker was killed", len(again),
-              "trials", "1", holds=again == {killed.get("trial")}),
+              "trials", "== 1", holds=again == {killed.get("trial")}),
         claim("sweep.repeated", "finished trials or stages that were run twice", repeated + (not kept), "trials",
-              "0", holds=not repeated and kept),
+              "== 0", holds=not repeated and kept),
     ]  # fmt: skip
     extra = {"workers": WORKERS, "space": SPACE, "killed": killed}
     return write(NAME, rows, claims, **extra, seconds=round(time.monotonic() - began, 1))

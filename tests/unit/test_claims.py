@@ -8,6 +8,7 @@ import json
 import pytest
 
 from benchmarks import claims
+from benchmarks.record import claim
 
 GOOD = {
     "id": "spine.fold_error",
@@ -115,3 +116,11 @@ def test_a_malformed_file_is_named(check, tree, message):
 
 def test_committed_results_are_well_formed():
     claims.read_claims(claims.RESULTS)
+
+
+def test_a_target_that_could_not_be_read_again_is_not_written():
+    made = claim("a.b", "what", 0.12345, "mAP", "<= 0.2", holds=True)
+    assert (made["value"], made["target"]) == (0.123, "<= 0.2")
+    for target in ("6", ">= 0.3, or within 0.1 of float"):
+        with pytest.raises(ValueError, match="is not a comparison; write such as"):
+            claim("a.b", "what", 6, "mAP", target, holds=True)
