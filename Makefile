@@ -11,15 +11,19 @@ STAMP := $(VENV)/.installed
 export YOLO_AUTOINSTALL := false
 export YOLO_CONFIG_DIR := $(CURDIR)/$(VENV)/settings
 
-.PHONY: demo test lint claims tables clean
+.PHONY: demo test test-all lint claims tables clean
 
 demo: $(STAMP)
 	$(BIN)/yolo-compress demo project=$(DEMO)
 
 # One thread in each worker: more of them only wait for each other.
-test: export OMP_NUM_THREADS := 1
+test test-all: export OMP_NUM_THREADS := 1
 test: $(STAMP)
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+
+# With the tests of tests/slow.txt, which repeat others for one more family, optimizer or runtime.
+test-all: $(STAMP)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --slow
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -12,9 +12,35 @@ os.environ.setdefault("YOLO_CONFIG_DIR", tempfile.mkdtemp(prefix="yolo_compress_
 os.environ["YOLO_AUTOINSTALL"] = "false"
 os.environ["YOLO_OFFLINE"] = "true"
 
+import hypothesis
 import pytest
 
 from tests.tiny import tiny_model, write_data
+
+SLOW = Path(__file__).with_name("slow.txt")
+
+# many of these draw a network or a tensor; those that have to look further say so themselves
+hypothesis.settings.register_profile("yolo_compress", max_examples=30, deadline=None)
+hypothesis.settings.load_profile("yolo_compress")
+
+
+def slow_tests() -> list[str]:
+    """Return the tests that only run when `--slow` is given."""
+    lines = SLOW.read_text(encoding="utf-8").splitlines()
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add what `make test-all` gives."""
+    parser.addoption("--slow", action="store_true", help=f"run those of {SLOW.name} as well")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip what repeats another test and takes long, unless it is asked for."""
+    listed = set() if config.getoption("--slow") else set(slow_tests())
+    for item in items:
+        if item.nodeid in listed:
+            item.add_marker(pytest.mark.skip(reason=f"repeats another test and is in {SLOW.name}: run with --slow"))
 
 
 @pytest.fixture(scope="session")
