@@ -55,6 +55,7 @@ CANDIDATES: dict[str, dict[str, Any]] = {
     "float": {"fast_cpu": True},
     "native": {"quantize": 8},
     "ours": {**OURS, "quantize_target": "tensorrt"},
+    "ours, statistics of the batch": {**OURS, "quantize_target": "tensorrt", "qat_batchnorm": "batch"},
     "ours, float teacher": {**OURS, "quantize_target": "tensorrt", "teacher": "self"},
     "ours, openvino": {**OURS, "quantize_target": "openvino"},
 }

@@ -147,8 +147,8 @@ class QatSection(Section):
         le=1,
     )
     batchnorm: Literal["batch", "frozen"] = option(
-        "batch",
-        "What BatchNorm normalizes by in training: the batch, as in float training, or the statistics it came with.",
+        "frozen",
+        "What BatchNorm normalizes by in training: the statistics it came with, or the batch, as in float training.",
         flag="qat_batchnorm",
     )
 
