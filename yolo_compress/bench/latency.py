@@ -21,8 +21,8 @@ CONFIDENCE = 0.95
 # would be charged to whichever candidate comes next. Each timed call therefore waits until this process is idle.
 IDLE_SHARE = 0.2  # processor time over time, below which the process counts as idle
 LONGEST_REST_S = 0.5
-# After a rest, and after other candidates, threads sleep and weights are out of the caches: the first inference took
-# 10 % more than OpenVINO's benchmark_app says on two cores of a Zen 3. A device that runs one model does not see that.
+# After a rest, and after other candidates, threads sleep and weights are out of the caches, and the first inference is
+# slower than those that follow. A device that keeps running one model, and the runtimes' own tools, do not see that.
 LEAD = 1
 
 Infer = Callable[[np.ndarray], np.ndarray]
