@@ -39,7 +39,7 @@ MODELS, FORMS = ("yolov8n", "yolov8s"), ("fp32", "native_int8", "int8")
 REPEATS, ROUNDS = 3, 130
 TURNS, SINGLE_ROUNDS, WARMUP = 5, 200, 20
 REFERENCES = (("openvino", "yolov8n", "fp32"), ("openvino", "yolov8n", "int8"), ("onnxruntime", "yolov8n", "fp32"))
-REPEATABILITY, GAP, OVERHEAD, OVERHEAD_US = 0.03, 0.05, 2.0, 50.0
+REPEATABILITY, GAP, OVERHEAD = 0.03, 0.05, 2.0
 PARTS = ("overhead", "reference", "repeat")
 
 

@@ -99,8 +99,7 @@ def build(
             raise UsageError("an int8 engine needs images to choose ranges on; give data=FILE.yaml")
         scheme = {"target": engine if engine in ("openvino", "onnxruntime") else "openvino"}
         quantizing = read_section(QuantizeSection, "quantize", section, options if section else {**scheme, **options})
-        place = {"device": "cpu", "run_dir": folder, "progress": progress}
-        context = context_for(source, data, imgsz=imgsz, **place)  # type: ignore[arg-type]
+        context = context_for(source, data, imgsz=imgsz, device="cpu", run_dir=folder, progress=progress)
         source = quantize_checkpoint(source, folder / "qdq", context, quantizing).outputs["qdq"]
     elif options or section:
         raise UsageError("quantization options only go with precision=int8 and a checkpoint; leave them out")
@@ -168,8 +167,9 @@ def _by_tensorrt(runtime: TensorRt, order: _Order) -> EngineFile:
 def _by_us(runtime: TensorRt, order: _Order) -> EngineFile:
     """Write ranges that we choose, or that training has learned, into the graph."""
     assert order.data is not None
-    place = {"device": "cpu", "run_dir": order.folder, "progress": order.progress}
-    context = context_for(order.source, order.data, imgsz=order.imgsz, **place)  # type: ignore[arg-type]
+    context = context_for(
+        order.source, order.data, imgsz=order.imgsz, device="cpu", run_dir=order.folder, progress=order.progress
+    )
     free = order.how.dynamic_batch is not None
     made = quantize_checkpoint(order.source, order.folder / "qdq", context, order.quantizing, free_batch=free)
     told = {"precision": "int8", "imgsz": order.imgsz, "options": order.how, "stem": order.source.stem}

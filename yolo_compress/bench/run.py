@@ -149,8 +149,7 @@ def run_bench(
     if memory:  # after the sessions are closed: what they hold must not compete with the measured processes
         rows = [_with_memory(row, imgsz=imgsz, device=device, threads=threads, progress=progress) for row in rows]
     if streams is not None:
-        place = {"imgsz": imgsz, "device": device, "threads": threads}
-        rows = [_with_streams(row, streams, progress, **place) for row in rows]  # type: ignore[arg-type]
+        rows = [_with_streams(row, streams, progress, imgsz=imgsz, device=device, threads=threads) for row in rows]
     if peaks is not None:
         rows = [_with_roofline(row, peaks, imgsz=imgsz, threads=threads, progress=progress) for row in rows]
     stolen_now = machine.steal_seconds()

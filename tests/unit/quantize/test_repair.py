@@ -139,7 +139,8 @@ def test_repair_brings_a_four_bit_graph_nearer_to_the_float_one(graphs, images, 
             assert all(row.output_error[1] <= 1.1 * row.output_error[0] + 1e-9 for row in quantized)
         assert any("weights have 4 bits and are stored in bytes" in note for note in result.notes)
     assert error["adaround", True] < error["nearest", False]
-    assert error.get(("nearest", True), 0) < error["nearest", False]
+    if ("nearest", True) in error:
+        assert error["nearest", True] < error["nearest", False]
 
 
 def test_a_scale_per_block_is_what_the_runtime_computes_with(graphs, images, tmp_path):
