@@ -149,7 +149,7 @@ def plan_at(
     """Return the plan of one width per unit; without scores the first channels of each group stay."""
     ranked = np.zeros(graph.channels) if scores is None else scores
     costs = TimedCost(graph, times)
-    before, after = costs(graph.units, full_widths(graph)), costs(graph.units, chosen)
+    before, after = costs(full_widths(graph)), costs(chosen)
     kept = np.ones(graph.channels, dtype=bool)
     for unit, width in zip(graph.units, chosen.tolist(), strict=True):
         for rows, scores_ in _rows(graph, unit, ranked):
@@ -220,7 +220,6 @@ class _Search:
     ) -> None:
         self.target, self.widths, self.scope = target, widths, scope
         self.which = ("ratio", "flops", "latency").index(target.kind)
-        self.units = graph.units
         self.costs = TimedCost(graph, times)
         self.full = full_widths(graph)
         self._before = self.cost(self.full)[self.which]
@@ -245,7 +244,7 @@ class _Search:
 
     def cost(self, chosen: IntArray) -> tuple[int, int, float]:
         """Return parameters, operations and seconds at the given widths."""
-        return self.costs(self.units, chosen)
+        return self.costs(chosen)
 
     def removed(self, chosen: IntArray) -> float:
         """Return the share of the targeted cost that is gone at the given widths."""

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from yolo_compress.prune.graph import ChannelGraph, IntArray
@@ -25,6 +23,13 @@ class CostModel:
         group_of = np.zeros(graph.channels, dtype=np.int64)
         for index, group in enumerate(graph.groups):
             group_of[group] = index
+        # Of each group: the unit that narrows it and the size of that unit's first group. A unit of one channel, which
+        # is put behind the others, stands for groups that nothing narrows.
+        self.unit_of = np.full_like(self.sizes, len(graph.units))
+        self.first_sizes = np.ones_like(self.sizes)
+        for index, unit in enumerate(graph.units):
+            self.unit_of[list(unit)] = index
+            self.first_sizes[list(unit)] = self.sizes[unit[0]]
         convs = graph.convolutions
         # Times that each kept channel of a group shows up; within a group it is the same for every channel.
         self.inputs = np.stack([self._times(group_of[conv.inputs]) for conv in convs])
@@ -42,16 +47,12 @@ class CostModel:
         self.bias = np.array([conv.bias for conv in convs], dtype=np.int64)
         self.positions = np.array([conv.positions for conv in convs], dtype=np.int64)
 
-    def widths(self, units: Sequence[tuple[int, ...]], chosen: IntArray) -> IntArray:
+    def widths(self, chosen: IntArray) -> IntArray:
         """Return the width of every group where each unit's first group has the chosen one and all others are whole.
 
         The other groups of a unit keep the same share.
         """
-        widths = self.sizes.copy()
-        for unit, width in zip(units, chosen, strict=True):
-            members = list(unit)
-            widths[members] = width * self.sizes[members] // self.sizes[unit[0]]
-        return widths
+        return np.append(chosen, 1)[self.unit_of] * self.sizes // self.first_sizes
 
     def ends(self, widths: IntArray) -> tuple[IntArray, IntArray]:
         """Return the input and output channels of every convolution."""
@@ -64,9 +65,13 @@ class CostModel:
         params = int((weights + self.bias * outputs).sum() + 2 * (self.norms @ widths)) + self.fixed_params
         return params, int((2 * weights * self.positions).sum() + self.products @ widths) + self.fixed_ops
 
-    def __call__(self, units: Sequence[tuple[int, ...]], chosen: IntArray) -> tuple[int, int]:
-        """Return (parameters, operations) at the chosen widths of units."""
-        return self.at(self.widths(units, chosen))
+    def __call__(self, chosen: IntArray) -> tuple[int, int]:
+        """Return (parameters, operations) at the chosen widths of the graph's units."""
+        return self.at(self.widths(chosen))
+
+    def whole(self) -> tuple[int, int]:
+        """Return (parameters, operations) of the model as it is."""
+        return self.at(self.sizes)
 
     def _times(self, groups: IntArray) -> IntArray:
         return np.bincount(groups, minlength=len(self.sizes)) // self.sizes

@@ -91,7 +91,7 @@ def _run(
     which = ("ratio", "flops", "latency").index(target.kind)
     costs = TimedCost(graph, times)
     current = full_widths(graph)
-    before = here = costs(graph.units, current)[which]
+    before = here = costs(current)[which]
     least = target.share * before / STEPS
     steps = np.zeros(graph.channels)
     change, number, measured = 0.0, 0, 0
@@ -103,7 +103,7 @@ def _run(
             if width < current[unit]:
                 moved = current.copy()
                 moved[unit] = width
-                saved = here - costs(graph.units, moved)[which]
+                saved = here - costs(moved)[which]
                 if saved > 0:
                     best = width, float(saved)
                 if saved >= least:
@@ -137,7 +137,7 @@ def _run(
         for group, gone in zip(graph.units[unit], step.gone, strict=True):
             steps[graph.groups[group][gone]] = number
         current[unit], change = step.width, step.change
-        here = costs(graph.units, current)[which]
+        here = costs(current)[which]
         progress(f"prune: {1 - here / before:.3f} removed in {number} steps, {measured} measured")
         wait(unit)
     steps[steps == 0] = number + 1

@@ -91,9 +91,9 @@ class TimedCost:
     def __init__(self, graph: ChannelGraph, times: LayerTimes | None = None) -> None:
         self.counts, self.times = CostModel(graph), times
 
-    def __call__(self, units: Sequence[tuple[int, ...]], chosen: IntArray) -> tuple[int, int, float]:
+    def __call__(self, chosen: IntArray) -> tuple[int, int, float]:
         """Return the three costs; seconds are 0 without measured times."""
-        widths = self.counts.widths(units, chosen)
+        widths = self.counts.widths(chosen)
         seconds = self.times(*self.counts.ends(widths)) if self.times is not None else 0.0
         return (*self.counts.at(widths), seconds)
 
@@ -169,7 +169,7 @@ def measure_layers(
     for index in range(variants + 1):
         chosen = random_widths(graph, generator) if index else full
         seconds = timing.profile(narrowed(chosen), layers)
-        ends = costs.ends(costs.widths(graph.units, chosen))
+        ends = costs.ends(costs.widths(chosen))
         samples.append((*ends, np.array([seconds[layer] for layer in layers])))
         progress(f"layer times: {index + 1} of {variants + 1} profiles")
     return LayerTimes(graph, samples)

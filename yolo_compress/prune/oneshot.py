@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-import numpy as np
 from torch import nn
 
 from yolo_compress.bench.response import OutputWeights
@@ -39,7 +38,6 @@ from yolo_compress.prune.weights import Masks, mask_weights_, zero_share
 from yolo_compress.recipe import PRUNE_TARGETS, PruneSection
 
 PROGRESS_SECONDS = 5.0
-NOTHING = np.empty(0, dtype=np.int64)  # widths of no unit: everything is whole
 ROUND_TO = 8
 
 
@@ -148,7 +146,7 @@ def prune(
         raise UsageError(f"latency={config.latency:g} needs a runtime to time on; give target=, such as openvino:int8")
     graph = build_graph(model, imgsz=imgsz, keep=config.keep)
     graph_seconds = time.perf_counter() - start
-    params_before, ops_before = CostModel(graph)((), NOTHING)
+    params_before, ops_before = CostModel(graph).whole()
     inputs = Inputs(labelled=loss_batches, images=image_batches, weights=OutputWeights(**config.output_weights))
     cost = _cost_of(config, imgsz, timing)
     shortened = Shortened(model, {}, ())
@@ -227,7 +225,7 @@ def _cost_of(config: PruneSection, imgsz: int, timing: Timing | None) -> Callabl
     if config.latency is not None and timing is not None:
         return timing.ratio
     which = 0 if config.ratio is not None else 1
-    return lambda model: float(CostModel(build_graph(model, imgsz=imgsz))((), NOTHING)[which])
+    return lambda model: float(CostModel(build_graph(model, imgsz=imgsz)).whole()[which])
 
 
 def _rest(config: PruneSection, blocks: Sequence[BlockRow]) -> Target | None:
