@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import inspect
 
+import numpy as np
 import pytest
 
 from yolo_compress.host import ultralytics as names
@@ -50,6 +51,20 @@ def test_the_model_takes_its_criterion_from_an_attribute():
 def test_task_map_is_a_property_with_a_detect_trainer():
     assert isinstance(names.YOLO.task_map, property)
     assert "trainer" in names.YOLO("yolov8n.yaml").task_map["detect"]
+
+
+def test_boxes_are_suppressed_by_the_kernel_that_yolo_val_uses(monkeypatch):
+    """Ultralytics takes torchvision's where that is loaded, which its validator and predictor see to."""
+    from yolo_compress.host import detect
+
+    called = []
+    kernel = detect.torchvision.ops.nms
+    monkeypatch.setattr(detect.torchvision.ops, "nms", lambda *given: called.append(given) or kernel(*given))
+    raw = np.zeros((1, 84, 3), np.float32)
+    raw[0, :4] = [[50, 52, 200], [50, 50, 200], [20, 20, 20], [20, 20, 20]]
+    raw[0, 4] = [0.9, 0.8, 0.7]
+    np.testing.assert_array_equal(detect.postprocess(raw)[0][:, 4], np.float32([0.9, 0.7]))
+    assert called
 
 
 def test_command_line_reads_the_list_that_we_edit():

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torchvision  # noqa: F401  where it is loaded, as in `yolo val` and `yolo predict`, suppression is its kernel
 from torch import nn
 
 from yolo_compress.host.checkpoint import training_args
