@@ -1,16 +1,17 @@
 # Copyright (C) 2026 yolo_compress contributors. SPDX-License-Identifier: AGPL-3.0-or-later
 """What a training step with distillation costs: our default against Ultralytics' own, none, and each loss alone.
 
-Usage: YOLO_COMPRESS_DATA=DIR python -m benchmarks.distill_step_cost
+Usage: YOLO_COMPRESS_DATA=DIR python -m benchmarks.distill_step_cost [claimed|single ...]
 
 yolov8n learns from yolov8s. Candidates take turns, each time in a process of its own that trains the same batches, so
-that its peak of resident memory is its own; single losses take fewer turns, and nothing is claimed about them. A step
-is timed from the start of a batch to its end; the first steps, in which memory is found and projectors are fitted, do
-not count. What is claimed is the median of paired ratios.
+that its peak of resident memory is its own. `claimed` is none, native and our default; `single` is each loss alone, of
+which nothing is claimed. A step is timed from the start of a batch to its end; the first steps, in which memory is
+found and projectors are fitted, do not count. What is claimed is the median of paired ratios.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import resource
 import statistics
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,19 +35,20 @@ STUDENT, TEACHER = "yolov8n", "yolov8s"
 TURNS, SKIPPED, FRACTION = 5, 10, 0.4
 KINDS = ("none", "native", "ours")
 SINGLE = tuple(name for name in LOSSES if name not in ("psa", "iou"))  # no attention in either model; that is box
-SINGLE_TURNS = 2
+PARTS = {"claimed": (KINDS, TURNS), "single": (("none", *SINGLE), 2)}  # candidates and turns
 TIME_TARGET, MEMORY_TARGET = 1.10, 1.15
 
 
-def main() -> int:
-    """Measure and write the result file; return 1 when a claim does not hold."""
+def main(parts: Sequence[str]) -> int:
+    """Measure what is missing and write the result file; return 1 when a claim does not hold."""
     made = Experiment(NAME, imgsz=IMGSZ, settings=SETTINGS)
-    for turn in range(TURNS):
-        for kind in (*KINDS, *(SINGLE if turn < SINGLE_TURNS else ())):
-            if not made.has(candidate=kind, turn=turn):
-                call = [sys.executable, "-m", f"benchmarks.{NAME}", kind, str(made.folder), str(made.data.path)]
+    for part in parts:
+        kinds, turns = PARTS[part]
+        for turn, kind in itertools.product(range(turns), kinds):
+            if not made.has(part=part, candidate=kind, turn=turn):
+                call = [sys.executable, "-m", f"benchmarks.{NAME}", "one", kind, str(made.folder), str(made.data.path)]
                 answer = subprocess.run(call, check=True, stdout=subprocess.PIPE, text=True).stdout
-                made.add({"candidate": kind, "turn": turn, **json.loads(answer.splitlines()[-1])})
+                made.add({"part": part, "candidate": kind, "turn": turn, **json.loads(answer.splitlines()[-1])})
     return made.finish(_claims(made.rows))
 
 
@@ -70,8 +73,12 @@ def one(kind: str, folder: Path, data: str) -> None:
 
 
 def _claims(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    claimed = sorted((row for row in rows if row["part"] == "claimed"), key=lambda row: row["turn"])
+    if len(claimed) < TURNS * len(KINDS):
+        return []
+
     def of(kind: str, key: str) -> list[float]:
-        return [row[key] for row in sorted(rows, key=lambda row: row["turn"]) if row["candidate"] == kind]
+        return [row[key] for row in claimed if row["candidate"] == kind]
 
     def ratio(key: str, to: str) -> float:
         return statistics.median(a / b for a, b in zip(of("ours", key), of(to, key), strict=True))
@@ -88,7 +95,7 @@ def _claims(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:]:
-        one(sys.argv[1], Path(sys.argv[2]), sys.argv[3])
+    if sys.argv[1:2] == ["one"]:
+        one(sys.argv[2], Path(sys.argv[3]), sys.argv[4])
     else:
-        sys.exit(main())
+        sys.exit(main(sys.argv[1:] or list(PARTS)))
