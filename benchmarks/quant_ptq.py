@@ -1,7 +1,7 @@
 # Copyright (C) 2026 yolo_compress contributors. SPDX-License-Identifier: AGPL-3.0-or-later
 """INT8 without training: accuracy by target, range and repair, and time beside the native INT8 exports.
 
-Usage: YOLO_COMPRESS_DATA=DIR python -m benchmarks.quant_ptq [accuracy|latency ...]
+Usage: YOLO_COMPRESS_DATA=DIR python -m benchmarks.quant_ptq [accuracy|latency ...] [openvino|onnxruntime|tensorrt ...]
 
 Everything calibrates on the same images of the training set. Accuracy of the `tensorrt` form is that of ONNX Runtime
 computing the quantizers as they are written. For the stand-ins, whose weights were rebuilt from INT8, only the
@@ -68,17 +68,18 @@ TARGETS = {
 }
 
 
-def main(parts: list[str]) -> int:
+def main(words: list[str]) -> int:
     """Measure what is missing and write the result file; return 1 when a claim does not hold."""
     made = Experiment(NAME, imgsz=IMGSZ, calibration_images=IMAGES)
+    parts = {"accuracy": (_settings, _accuracy), "latency": (_pairs, _latency)}
+    chosen = [word for word in words if word in parts] or list(parts)
+    targets = [word for word in words if word not in parts] or ["openvino", "onnxruntime", "tensorrt"]
     with tempfile.TemporaryDirectory() as place:
         files = _Files(made, Path(place))
-        for setting in _settings() if "accuracy" in parts else ():
-            if not made.has(**setting):
-                made.add({**setting, **_accuracy(files, setting)})
-        for setting in _pairs() if "latency" in parts else ():
-            if not made.has(**setting):
-                made.add({**setting, **_latency(files, setting)})
+        for settings, measure in (parts[part] for part in chosen):
+            for setting in settings():
+                if setting["target"] in targets and not made.has(**setting):
+                    made.add({**setting, **measure(files, setting)})
     return made.finish(_claims(made.rows))
 
 
@@ -285,4 +286,4 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["pair"]:
         print(*_ratio(Experiment(NAME), Path(sys.argv[2]), Path(sys.argv[3])))
     else:
-        sys.exit(main(sys.argv[1:] or ["accuracy", "latency"]))
+        sys.exit(main(sys.argv[1:]))
