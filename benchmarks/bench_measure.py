@@ -4,9 +4,10 @@
 Usage: YOLO_COMPRESS_DATA=DIR python -m benchmarks.bench_measure [overhead|reference|repeat ...]
 
 `repeat` runs one command line three times: float, native INT8 and ours of two models, on all validation images.
-`reference` times a file with OpenVINO's benchmark_app, or with a bare loop of ONNX Runtime, and with ours, in turns and
-each in a process of its own. `overhead` takes turns between a session of ours and the call of the runtime below it,
-and times a session that does nothing. Rows that a call before has measured are kept.
+`reference` times a file with OpenVINO's benchmark_app and with ours, in turns and each in a process of its own; and a
+session of ONNX Runtime in a bare loop and with ours, in turns within one process, since the same file can be a fifth
+slower in the next one. `overhead` takes turns between a session of ours and the call of the runtime below it, and times
+a session that does nothing. Rows that a call before has measured are kept.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ NAME = "bench_measure"
 IMGSZ, CALIBRATION, THREADS = 320, 128, 2
 MODELS, FORMS = ("yolov8n", "yolov8s"), ("fp32", "native_int8", "int8")
 REPEATS, ROUNDS = 3, 130
-TURNS, SINGLE_ROUNDS, WARMUP = 5, 200, 20
+TURNS, SINGLE_ROUNDS, WARMUP = 9, 200, 20
 REFERENCES = (("openvino", "yolov8n", "fp32"), ("openvino", "yolov8n", "int8"), ("onnxruntime", "yolov8n", "fp32"))
 REPEATABILITY, GAP, OVERHEAD = 0.03, 0.05, 2.0
 PARTS = ("overhead", "reference", "repeat")
@@ -53,11 +54,16 @@ def main(parts: Sequence[str]) -> int:
             if not made.has(**setting):
                 path = str(files.of(runtime, model, form))
                 made.add({**setting, **json.loads(_alone("overhead", path).splitlines()[-1])})
-        for turn in range(TURNS) if "reference" in parts else ():
-            for runtime, model, form in REFERENCES:
-                setting = {"part": "reference", "runtime": runtime, "model": model, "form": form, "turn": turn}
-                if not made.has(**setting):
-                    made.add({**setting, **_beside(files.of(runtime, model, form), runtime, turn)})
+        for runtime, model, form in REFERENCES if "reference" in parts else ():
+            setting = {"part": "reference", "runtime": runtime, "model": model, "form": form}
+            if not made.has(**setting):
+                path = files.of(runtime, model, form)
+                found = (
+                    _beside_app(path)
+                    if runtime == "openvino"
+                    else json.loads(_alone("loop", str(path)).splitlines()[-1])
+                )
+                made.add({**setting, **found})
         for turn in range(REPEATS) if "repeat" in parts else ():
             if not made.has(part="repeat", turn=turn):
                 for row in _bench(files, Path(place) / f"bench-{turn}"):
@@ -101,15 +107,28 @@ def _alone(*call: str) -> str:
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
-def _beside(path: Path, runtime: str, turn: int) -> dict[str, float]:
-    """Return ms of one inference by ours and by the runtime's own instrument, which goes first in every other turn."""
-    found = {}
-    for who in ("ours", "reference") if turn % 2 else ("reference", "ours"):
-        if who == "reference" and runtime == "openvino":
-            found["reference_ms"] = _benchmark_app(path)
-        else:
-            found[f"{who}_ms"] = float(_alone(who, str(path)).splitlines()[-1])
-    return {**found, "ratio": found["ours_ms"] / found["reference_ms"]}
+def _beside_app(path: Path) -> dict[str, list[float]]:
+    """Return ms of one inference per turn, by ours and by benchmark_app, which goes first in every other turn."""
+    found: dict[str, list[float]] = {"ours_ms": [], "reference_ms": []}
+    for turn in range(TURNS):
+        for who in ("ours", "reference") if turn % 2 else ("reference", "ours"):
+            told = _benchmark_app(path) if who == "reference" else float(_alone("ours", str(path)).splitlines()[-1])
+            found[f"{who}_ms"].append(told)
+    return found
+
+
+def beside_loop(path: Path) -> dict[str, list[float]]:
+    """Return ms of one inference per turn, by ours and by a bare loop over the same session of ONNX Runtime."""
+    session, image = engine_for(path).load(path, threads=THREADS), noise_image(IMGSZ)
+    found: dict[str, list[float]] = {"ours_ms": [], "reference_ms": []}
+    for turn in range(TURNS):
+        for who in ("ours", "reference") if turn % 2 else ("reference", "ours"):
+            if who == "ours":
+                seconds = float(np.median(_timed([session.infer], image)[:, 0]))
+            else:
+                seconds = _looped(lambda: session.session.run(None, {session.input: image}))
+            found[f"{who}_ms"].append(1e3 * seconds)
+    return found
 
 
 def _benchmark_app(path: Path) -> float:
@@ -129,17 +148,16 @@ def ours(path: Path) -> float:
     return 1e3 * float(np.median(_timed([session.infer], image)[:, 0]))
 
 
-def bare_loop(path: Path) -> float:
-    """Return the median of a graph in ONNX Runtime, called again and again, in ms."""
-    call, image = _bare_onnxruntime(path), noise_image(IMGSZ)
+def _looped(call: Callable[[], Any]) -> float:
+    """Return the median of calls one after the other, in seconds."""
     samples = []
     with no_garbage_collection():
         for index in range(WARMUP + SINGLE_ROUNDS):
             begin = time.perf_counter()
-            call(image)
+            call()
             if index >= WARMUP:
                 samples.append(time.perf_counter() - begin)
-    return 1e3 * statistics.median(samples)
+    return statistics.median(samples)
 
 
 def overhead(path: Path) -> dict[str, float]:
@@ -158,15 +176,6 @@ def _timed(infer: Sequence[Callable[[np.ndarray], Any]], image: np.ndarray) -> n
     return time_alternately(
         infer, lambda index: image, finish=lambda raw: None, rounds=SINGLE_ROUNDS, warmup=WARMUP, settle_ms=SETTLE_MS
     ).inference
-
-
-def _bare_onnxruntime(path: Path) -> Callable[[np.ndarray], Any]:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = THREADS
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    return lambda image: session.run(None, {"images": image})
 
 
 def _bench(files: _Files, out: Path) -> list[dict[str, Any]]:
@@ -205,10 +214,8 @@ def _claims(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
             )
         )
     beside = [row for row in rows if row["part"] == "reference"]
-    if len(beside) == TURNS * len(REFERENCES):
-        ratios = {
-            name: statistics.median(r["ratio"] for r in beside if _named(r) == name) for name in map(_named, beside)
-        }
+    if len(beside) == len(REFERENCES):
+        ratios = {_named(row): _median_ratio(row["ours_ms"], row["reference_ms"]) for row in beside}
         gap = max(abs(ratio - 1) for ratio in ratios.values())
         told = "; ".join(f"{name} {ratio:.3f}" for name, ratio in ratios.items())
         claims.append(
@@ -243,15 +250,18 @@ def _claims(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return claims
 
 
+def _median_ratio(ours: Sequence[float], reference: Sequence[float]) -> float:
+    return statistics.median(a / b for a, b in zip(ours, reference, strict=True))
+
+
 def _named(row: dict[str, Any]) -> str:
     return f"{row['model']} {row['form']} {row['runtime']}"
 
 
 if __name__ == "__main__":
     words = sys.argv[1:]
-    if len(words) == 2 and words[0] in ("ours", "reference"):
-        print((ours if words[0] == "ours" else bare_loop)(Path(words[1])))
-    elif len(words) == 2 and words[0] == "overhead" and Path(words[1]).exists():
-        print(json.dumps(overhead(Path(words[1]))))
+    alone = {"ours": ours, "loop": beside_loop, "overhead": overhead}
+    if len(words) == 2 and words[0] in alone and Path(words[1]).exists():
+        print(json.dumps(alone[words[0]](Path(words[1]))))
     else:
         sys.exit(main(words or PARTS))
