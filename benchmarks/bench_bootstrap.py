@@ -25,7 +25,7 @@ from yolo_compress.bench.confidence import confidence
 from yolo_compress.bench.curves import Curves
 from yolo_compress.bench.error_kinds import error_kinds
 from yolo_compress.bench.matches import AREAS, IOU_THRESHOLDS, NO_OBJECT, Matches
-from yolo_compress.bench.yolo_val import yolo_val_map50_95
+from yolo_compress.bench.yolo_val import match_all, yolo_val_map50_95
 
 NAME = "bench_bootstrap"
 CLASSES = 80
@@ -152,8 +152,9 @@ def evaluation_seconds(truth: Truth, found: list[Detections], classes: int) -> d
     seconds["coco_numbers_s"] = time.perf_counter() - begin
     begin = time.perf_counter()
     for one in found:
-        confidence(truth, one)
-        yolo_val_map50_95(truth, one)
+        correct = match_all(truth, one)
+        confidence(truth, one, correct)
+        yolo_val_map50_95(truth, one, correct)
     seconds["scores_and_yolo_val_s"] = time.perf_counter() - begin
     begin = time.perf_counter()
     for detections, one in zip(found, matches, strict=True):

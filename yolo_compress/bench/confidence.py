@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from yolo_compress.bench.accuracy import DEPLOYED_CONF, Detections, Truth
-from yolo_compress.bench.yolo_val import match
+from yolo_compress.bench.yolo_val import match_all
 
 BINS = 10
 
@@ -32,15 +32,19 @@ class Confidence:
     calibration_error: float | None
 
 
-def confidence(truth: Truth, detections: Detections) -> Confidence:
+def confidence(truth: Truth, detections: Detections, correct: np.ndarray | None = None) -> Confidence:
     """Measure what scores mean.
 
     `F1 = 2 TP / (detections + objects)`. The expected calibration error is `sum_b n_b / n |precision_b - score_b|` over
     ten bins of equal width (Guo et al. 2017, On Calibration of Modern Neural Networks; for detectors Kueppers et al.
     2020, Multivariate Confidence Calibration for Object Detection).
+
+    Args:
+        truth: The objects.
+        detections: What was found.
+        correct: What `yolo_val.match_all` says of them; asked for when not given.
     """
-    pairs = zip(truth.images, detections.images, strict=True)
-    correct = np.concatenate([match(objects, found)[:, 0] for objects, found in pairs])
+    correct = (match_all(truth, detections) if correct is None else correct)[:, 0]
     scores = np.concatenate(detections.images)[:, 4].astype(np.float64)
     order = np.argsort(-scores, kind="stable")
     correct, scores = correct[order], scores[order]

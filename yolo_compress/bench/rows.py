@@ -13,7 +13,7 @@ from yolo_compress.bench.bootstrap import paired_differences
 from yolo_compress.bench.confidence import confidence
 from yolo_compress.bench.error_kinds import error_kinds
 from yolo_compress.bench.result import BenchRow, Candidate
-from yolo_compress.bench.yolo_val import yolo_val_map50_95
+from yolo_compress.bench.yolo_val import match_all, yolo_val_map50_95
 from yolo_compress.engines.protocol import Session
 from yolo_compress.host.checkpoint import count, load_model
 from yolo_compress.host.data import DataSpec
@@ -56,7 +56,8 @@ def accuracy_rows(
         measured = accuracy.summarize(one)
         kinds = error_kinds(truth, detections, one)
         describe = dict(session.describe())
-        scores = confidence(truth, detections)
+        correct = match_all(truth, detections)
+        scores = confidence(truth, detections, correct)
         params, gflops = count(load_model(candidate.path), imgsz) if engine == "pytorch" else (None, None)
         rows.append(
             BenchRow(
@@ -71,7 +72,7 @@ def accuracy_rows(
                 gflops=gflops,
                 map50_95=measured.map50_95,
                 map50=measured.map50,
-                yolo_val_map50_95=yolo_val_map50_95(truth, detections),
+                yolo_val_map50_95=yolo_val_map50_95(truth, detections, correct),
                 stats=measured.stats,
                 class_map50_95=measured.per_class,
                 detections=detections.count,

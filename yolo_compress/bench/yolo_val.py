@@ -17,16 +17,27 @@ from yolo_compress.bench.matches import IOU_THRESHOLDS
 from yolo_compress.host.detect import overlaps
 
 
-def yolo_val_map50_95(truth: Truth, detections: Detections) -> float:
-    """Return the mean AP over IoU 0.50 to 0.95 and over the classes that have an object, 0 to 1."""
-    matches = [match(objects, found) for objects, found in zip(truth.images, detections.images, strict=True)]
+def yolo_val_map50_95(truth: Truth, detections: Detections, correct: np.ndarray | None = None) -> float:
+    """Return the mean AP over IoU 0.50 to 0.95 and over the classes that have an object, 0 to 1.
+
+    Args:
+        truth: The objects.
+        detections: What was found.
+        correct: What `match_all` says of them; asked for when not given.
+    """
+    correct = match_all(truth, detections) if correct is None else correct
     found = np.concatenate(detections.images)
-    correct = np.concatenate(matches)
     by_score = np.argsort(-found[:, 4], kind="stable")
     classes, correct = found[by_score, 5], correct[by_score]
     objects = np.concatenate([rows[:, 0] for rows in truth.images])
     values = [_average_precision(correct[classes == cls], int((objects == cls).sum())) for cls in np.unique(objects)]
     return float(np.mean(values))
+
+
+def match_all(truth: Truth, detections: Detections) -> np.ndarray:
+    """Return which detections of all images, one image after the other, are correct at each threshold, as (n, 10)."""
+    pairs = zip(truth.images, detections.images, strict=True)
+    return np.concatenate([match(objects, found) for objects, found in pairs])
 
 
 def match(objects: np.ndarray, found: np.ndarray) -> np.ndarray:
