@@ -11,6 +11,7 @@ A block stands between `<!-- begin: NAME -->` and `<!-- end -->`, where NAME is
 * `quantize`: benchmarks/results/quant_ptq.json, accuracy by target and way, a column per model;
 * `calib`: benchmarks/results/calib_cover.json, chosen images among random draws, a line per way and range;
 * `distill`: benchmarks/results/distill_recovery.json, a line per candidate and a column per seed;
+* `native`: what several result files measured of Ultralytics and of this package in one run, a line per comparison;
 * `modes`: the help of the whole command;
 * `help MODE`: the help of a mode;
 * `section NAME`: the options of a recipe section.
@@ -40,6 +41,7 @@ WEIGHTS = ROOT / "benchmarks" / "results" / "prune_weights.json"
 QUANTIZE = ROOT / "benchmarks" / "results" / "quant_ptq.json"
 CALIB = ROOT / "benchmarks" / "results" / "calib_cover.json"
 DISTILL = ROOT / "benchmarks" / "results" / "distill_recovery.json"
+CPU_TRAINING = ROOT / "benchmarks" / "results" / "spine_cpu_training.json"
 COLUMNS = (
     "Candidate",
     "Engine",
@@ -198,6 +200,44 @@ def weights_table(tree: dict[str, Any]) -> str:
     return f"{_markdown(lines)}\n\n{_circumstances(tree)} Times are shares of the dense model's, measured in turns."
 
 
+def native_table(quantize: dict[str, Any], distill: dict[str, Any], training: dict[str, Any]) -> str:
+    """Return what was measured of Ultralytics and of this package in one run: accuracies in points, times as ratios."""
+    lines = [["", "Ultralytics", "yolo_compress"], ["---", "---:", "---:"]]
+    points = {
+        (row["model"], row["target"], row["way"]): row["map50_95_points"]
+        for row in quantize["rows"]
+        if "map50_95_points" in row
+    }
+    runtimes = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
+    for model, target in dict.fromkeys((model, target) for model, target, way in points if way == "native"):
+        whole = points[model, "onnxruntime", "float"]
+        found = [f"{points[model, target, way]:.2f}" for way in ("native", "mse")]
+        lines.append([f"INT8 without training, {runtimes[target]}, {model} (float {whole:.2f}): mAP50-95", *found])
+        for row in quantize["rows"]:
+            if (row["model"], row["target"], row["way"]) == (model, target, "latency"):
+                flags = row["cpu"].partition(": ")[2].split()
+                unit = next((name for name in ("amx_int8", "avx512_vnni", "avx_vnni") if name in flags), "avx2")
+                unit = unit if row["amx"] else unit.replace("amx_int8", "avx512_vnni")
+                lines.append([f"its time in {runtimes[target]} ({unit})", "1", f"{row['ratio']:.3f}"])
+    trained: dict[str, list[float]] = {}
+    for row in distill["rows"]:
+        trained.setdefault(row["candidate"], []).append(row["map50_95_points"])
+    for teacher in ("yolov8n", "yolov8s"):
+        found = [f"{statistics.mean(trained[f'{who} {teacher}']):.2f}" for who in ("native", "ours")]
+        lines.append([f"pruned yolov8n after 500 steps of training with {teacher} as teacher: mAP50-95", *found])
+    claim = next(claim for claim in training["claims"] if claim["id"] == "spine.cpu_training")
+    lines.append(["an epoch of training on a CPU that has bfloat16: time", "1", f"{claim['value']:.3f}"])
+    names = ", ".join(f"`{tree['command'].split()[2]}`" for tree in (quantize, distill, training))
+    return f"{_markdown(lines)}\n\nMade by {names}; `benchmarks/results/` says on which machine each was run."
+
+
+def _native(_: str) -> str | None:
+    files = (QUANTIZE, DISTILL, CPU_TRAINING)
+    if not all(file.is_file() for file in files):
+        return None
+    return native_table(*(json.loads(file.read_text(encoding="utf-8")) for file in files))
+
+
 def _markdown(lines: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
@@ -239,6 +279,7 @@ RENDERERS: dict[str, Callable[[str], str | None]] = {
     "quantize": lambda _: _from(QUANTIZE, quantize_table),
     "calib": lambda _: _from(CALIB, calib_table),
     "distill": lambda _: _from(DISTILL, distill_table),
+    "native": _native,
     "modes": _modes,
     "help": _help,
     "section": _section,

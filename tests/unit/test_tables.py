@@ -137,3 +137,33 @@ def test_check_finds_a_stale_document_and_changes_nothing(tmp_path, monkeypatch,
 def test_a_block_that_nobody_renders_is_an_error():
     with pytest.raises(KeyError):
         tables.render("<!-- begin: nonsense -->\n<!-- end -->\n")
+
+
+def test_each_native_figure_stands_beside_ours_of_the_same_run():
+    def row(target, way, points):
+        return {"model": "yolov8n", "target": target, "way": way, "map50_95_points": points}
+
+    timed = {"model": "yolov8n", "target": "onnxruntime", "way": "latency", "amx": False, "ratio": 0.5}
+    timed["cpu"] = "Some CPU: avx2 avx512_vnni amx_int8"
+    ways = [("onnxruntime", "float", 38.5), ("onnxruntime", "native", 35.0), ("onnxruntime", "mse", 38.0)]
+    quantize = {**TREE, "rows": [*(row(*way) for way in ways), timed, row("tensorrt", "mse", 38.1)]}
+    trained = {"native yolov8n": (21, 22), "ours yolov8n": (23, 24), "native yolov8s": (20,), "ours yolov8s": (25,)}
+    distill = {
+        **TREE,
+        "rows": [{"candidate": name, "map50_95_points": p} for name, points in trained.items() for p in points],
+    }
+    training = {**TREE, "claims": [{"id": "other", "value": 1}, {"id": "spine.cpu_training", "value": 0.3}]}
+    trees = [
+        {**tree, "command": f"python -m benchmarks.{name}"}
+        for name, tree in (("a", quantize), ("b", distill), ("c", training))
+    ]
+    assert tables.native_table(*trees).splitlines()[2:] == [
+        "| INT8 without training, ONNX Runtime, yolov8n (float 38.50): mAP50-95 | 35.00 | 38.00 |",
+        "| its time in ONNX Runtime (avx512_vnni) | 1 | 0.500 |",
+        "| pruned yolov8n after 500 steps of training with yolov8n as teacher: mAP50-95 | 21.50 | 23.50 |",
+        "| pruned yolov8n after 500 steps of training with yolov8s as teacher: mAP50-95 | 20.00 | 25.00 |",
+        "| an epoch of training on a CPU that has bfloat16: time | 1 | 0.300 |",
+        "",
+        "Made by `benchmarks.a`, `benchmarks.b`, `benchmarks.c`; `benchmarks/results/` says on which machine each was "
+        "run.",
+    ]
