@@ -22,14 +22,16 @@ class Curves:
     """The precision-recall curves of all classes and thresholds within one range of areas.
 
     Precision only rises where a detection is right, so curves are computed at those k places alone, in the order of
-    threshold, class and falling score.
+    threshold, class and falling score. How many detections there are up to a place is summed from edge to edge: the
+    beginnings of classes, and what lies behind places.
 
     Attributes:
         image: Image of every detection (n,) up to the last one of its class that is right.
         counted: Whether it is right or wrong, not ignored, as (thresholds, n); (1, n) if that is one for all.
-        place: Detection (k,), counted through the rows of `counted`, each of which is one longer.
-        start: First detection of its class, likewise (k,).
-        cls: Its class (k,).
+        edges: Detections, counted through the rows of `counted`, in rising order; none lies behind the last one.
+        since: The edge (k,) at which the class of a place begins.
+        upto: The edge (k,) behind the place; `len(edges)` where that is behind the last detection.
+        cls: Class of the place (k,).
         seen: Its image (k,).
         curve: threshold * classes + class (k,).
         number: Which of the curves that have a place, as float64 (k,).
@@ -41,8 +43,9 @@ class Curves:
 
     image: np.ndarray
     counted: np.ndarray
-    place: np.ndarray
-    start: np.ndarray
+    edges: np.ndarray
+    since: np.ndarray
+    upto: np.ndarray
     cls: np.ndarray
     seen: np.ndarray
     curve: np.ndarray
@@ -70,12 +73,16 @@ class Curves:
         begins = np.append(True, curve[1:] != curve[:-1])[: len(curve)]
         image = matches.image[kept]
         number, first = np.cumsum(begins) - 1, np.flatnonzero(begins)
-        row = threshold * (len(image) + 1) if len(counted) > 1 else 0
+        row = threshold * len(image) if len(counted) > 1 else 0
+        ends = [np.searchsorted(kinds, kinds[place]) + row, place + row + 1]
+        edges, index = np.unique(np.concatenate(ends), return_inverse=True)
+        since, upto = index.reshape(2, -1)
         return cls(
             image=image,
             counted=counted,
-            place=place + row,
-            start=np.searchsorted(kinds, kinds[place]) + row,
+            edges=edges[edges < counted.size],
+            since=since,
+            upto=upto,
             cls=kinds[place],
             seen=image[place],
             curve=curve,
@@ -113,10 +120,11 @@ class Curves:
         """Return what each place adds to the sum of its curve's precisions at the recalls (k,)."""
         weights = weights.astype(np.float64)
         of_detections = weights[self.image]
-        total = np.zeros((len(self.counted), len(self.image) + 1))
-        np.cumsum(of_detections * self.counted if len(total) > 1 else of_detections[None], axis=1, out=total[:, 1:])
-        total = total.ravel()
-        counted = total[self.place + 1] - total[self.start]
+        values = (of_detections * self.counted).ravel() if len(self.counted) > 1 else of_detections
+        total = np.zeros(len(self.edges) + 1)
+        if len(self.edges):
+            np.cumsum(np.add.reduceat(values, self.edges), out=total[1:])
+        counted = total[self.upto] - total[self.since]
         step = weights[self.seen]
         right = np.cumsum(step)
         right -= np.repeat(right[self.first] - step[self.first], self.length)
