@@ -66,7 +66,8 @@ def match_coco(truth: Truth, detections: Detections, *, classes: int) -> Matches
     least the threshold. Objects outside of a range of areas are only taken where none within is left, and make the
     detection ignored, as does an area of its own outside where it takes none.
     """
-    columns: dict[str, list[np.ndarray]] = {name: [] for name in ("image", "rank", "row", "hit", "ignored", "partner")}
+    names = ("image", "rank", "row", "hit", "ignored", "partner", "area")
+    columns: dict[str, list[np.ndarray]] = {name: [] for name in names}
     values = []
     row = first_object = 0
     for index, (objects, found) in enumerate(zip(truth.images, detections.images, strict=True)):
@@ -84,11 +85,13 @@ def match_coco(truth: Truth, detections: Detections, *, classes: int) -> Matches
         columns["hit"].append(hit)
         columns["ignored"].append(ignored)
         columns["partner"].append(np.where(partner == NO_OBJECT, NO_OBJECT, partner + first_object))
+        columns["area"].append((rows[:, 2] - rows[:, 0]) * (rows[:, 3] - rows[:, 1]))
         row += len(found)
         first_object += len(objects)
     score, cls = np.concatenate(values).T
     order = np.lexsort((-score, cls))  # stable: equal scores stay in the order of images
     kept = {name: np.concatenate(parts)[order] for name, parts in columns.items()}
+    kept["ignored"] |= (np.uint64(ALL_BITS) ^ _within(kept.pop("area"))) & ~kept["hit"]
     return Matches(cls=cls[order].astype(np.intp), score=score[order], objects=_count(truth, classes), **kept)
 
 
@@ -107,12 +110,13 @@ def overlaps(boxes: np.ndarray, objects: np.ndarray) -> np.ndarray:
 
 
 def _match(rows: np.ndarray, objects: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return hits, ignored ones and partners of one image's detections, those of a class by falling score."""
+    """Return hits, ignored ones and partners of one image's detections, those of a class by falling score.
+
+    Those that are ignored for an area of their own are not among the ignored ones yet.
+    """
     hit, ignored = np.zeros((2, len(rows)), np.uint64)
     partner = np.full(len(rows), NO_OBJECT)
-    if not len(rows):
-        return hit, ignored, partner
-    if len(objects):
+    if len(rows) and len(objects):
         overlap = np.where(rows[:, 5:6] == objects[:, 0], overlaps(rows, objects), 0)
         detection, thing = np.nonzero(overlap >= IOU_THRESHOLDS[0])
         share = overlap[detection, thing]
@@ -121,8 +125,7 @@ def _match(rows: np.ndarray, objects: np.ndarray) -> tuple[np.ndarray, np.ndarra
         pairs = list(zip(detection[order].tolist(), thing[order].tolist(), reach.tolist(), strict=True))
         inside = [int(bits) for bits in _within(objects[:, 3] * objects[:, 4])]
         _assign(pairs, inside, hit, ignored, partner)
-    outside = np.uint64(ALL_BITS) ^ _within((rows[:, 2] - rows[:, 0]) * (rows[:, 3] - rows[:, 1]))
-    return hit, ignored | (outside & ~hit), partner
+    return hit, ignored, partner
 
 
 def _assign(
@@ -169,13 +172,15 @@ def _ranks(cls: np.ndarray) -> np.ndarray:
 
 
 def _count(truth: Truth, classes: int) -> np.ndarray:
-    counts = np.zeros((len(AREAS), classes, len(truth.images)), np.int64)
-    for index, objects in enumerate(truth.images):
-        within = _within(objects[:, 3] * objects[:, 4])
-        for area in range(len(AREAS)):
-            kept = within >> np.uint64(area * STEPS) & np.uint64(1) == 1
-            counts[area, :, index] = np.bincount(objects[kept, 0].astype(np.intp), minlength=classes)
-    return counts
+    images = len(truth.images)
+    objects = np.concatenate(truth.images)
+    image = np.repeat(np.arange(images), [len(rows) for rows in truth.images])
+    place = objects[:, 0].astype(np.intp) * images + image
+    within = _within(objects[:, 3] * objects[:, 4])
+    flags = (within >> np.uint64(area * STEPS) & np.uint64(1) == 1 for area in range(len(AREAS)))
+    return np.stack([np.bincount(place[flag], minlength=classes * images) for flag in flags]).reshape(
+        len(AREAS), classes, images
+    )
 
 
 # by the number of thresholds that an overlap reaches, their bits in every range of areas
