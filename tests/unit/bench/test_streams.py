@@ -20,10 +20,10 @@ IMAGE = np.zeros((1, 3, 4, 4), np.float32)
 
 
 class Sleeper:
-    """Takes a while and tells which threads have used it; all of them take turns at `lock` where one is given."""
+    """Takes a while and tells which threads have used it; a device that all of them share serves them in turn."""
 
-    def __init__(self, seconds=0.01, lock=None, fails_at=None):
-        self.seconds, self.lock, self.fails_at = seconds, lock, fails_at
+    def __init__(self, seconds=0.01, device=None, fails_at=None):
+        self.seconds, self.device, self.fails_at = seconds, device, fails_at
         self.threads, self.calls, self.closed = {threading.get_ident()}, 0, False
 
     def infer(self, images):
@@ -31,14 +31,22 @@ class Sleeper:
         self.calls += 1
         if self.calls == self.fails_at:
             raise RuntimeError("out of\n  device memory")
-        if self.lock is None:
-            time.sleep(self.seconds)
-        else:
-            with self.lock:
-                time.sleep(self.seconds)
+        time.sleep(self.seconds if self.device is None else self.device.wait(self.seconds))
 
     def close(self):
         self.closed = True
+
+
+class Device:
+    """Serves one after the other in the order of asking, which a lock does not: who gives it back may take it again."""
+
+    def __init__(self):
+        self.lock, self.free = threading.Lock(), 0.0
+
+    def wait(self, seconds):
+        with self.lock:
+            self.free = max(self.free, time.perf_counter()) + seconds
+            return max(self.free - time.perf_counter(), 0)
 
 
 def together(make, count, seconds=0.5):
@@ -64,9 +72,9 @@ def test_streams_that_do_not_hinder_each_other_add_up():
 
 
 def test_streams_that_wait_for_each_other_are_slower_and_no_more():
-    lock = threading.Lock()
-    one, _ = together(lambda: Sleeper(lock=lock), 1)
-    three, _ = together(lambda: Sleeper(lock=lock), 3, seconds=1)
+    device = Device()
+    one, _ = together(lambda: Sleeper(device=device), 1)
+    three, _ = together(lambda: Sleeper(device=device), 3, seconds=1)
     assert three.images_per_s == pytest.approx(one.images_per_s, rel=0.35)
     assert three.latency_ms_p50 > 1.5 * one.latency_ms_p50
 
