@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 
 import numpy as np
 import onnx
@@ -12,12 +11,9 @@ import pytest
 from ultralytics.nn.backends.base import BaseBackend
 
 from tests.tiny import write_data
-from tests.unit.engines.trt_builders import CACHE, PLAN, FakeCuda, make_trt
-from yolo_compress import building, quantizing, stages
+from tests.unit.engines.trt_builders import CACHE, PLAN, facts_of
 from yolo_compress.calibrate import choose
-from yolo_compress.context import Context
 from yolo_compress.engines import ENGINES, engine_for, get_engine
-from yolo_compress.engines.tensorrt import calibration as calibrating
 from yolo_compress.engines.tensorrt import engine as module
 from yolo_compress.engines.tensorrt.calibration import Calibration
 from yolo_compress.engines.tensorrt.engine import TensorRt, TensorRtRtx
@@ -25,52 +21,10 @@ from yolo_compress.engines.tensorrt.key import graph_sha256
 from yolo_compress.errors import DataError, EngineError, MissingDependency, UsageError
 from yolo_compress.host.data import image_batches, read_data
 from yolo_compress.host.export import export_onnx
-from yolo_compress.quantize import quantize_onnx
-from yolo_compress.recipe import TensorRtSection, validate
+from yolo_compress.recipe import TensorRtSection
 from yolo_compress.timing import RuntimeTiming
 
-
-@pytest.fixture(autouse=True)
-def _exported_once(graphs, monkeypatch):
-    """Exports take seconds, and these tests ask for two of them again and again."""
-
-    def export(checkpoint, out, *, imgsz, free_batch=False):
-        if not checkpoint.exists():
-            return export_onnx(checkpoint, out, imgsz=imgsz)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        return shutil.copyfile(graphs / f"{checkpoint.stem}_{'free' if free_batch else 'float'}.onnx", out)
-
-    monkeypatch.setattr("yolo_compress.host.export.export_onnx", export)
-    monkeypatch.setattr(quantizing, "export_onnx", export)
-
-
-@pytest.fixture
-def installed(monkeypatch):
-    """Return a function that installs a fake TensorRT, on a machine with a GPU."""
-
-    def install(generation="10.3", **given):
-        trt = make_trt(generation, **given)
-        trt.cuda = FakeCuda()
-        monkeypatch.setattr(module, "load_module", lambda name: trt)
-        monkeypatch.setattr(module, "gpu_unusable", lambda *_, **__: None)
-        monkeypatch.setattr(calibrating, "choose", lambda: trt.cuda)
-        return trt
-
-    return install
-
-
-@pytest.fixture(scope="session")
-def data(tmp_path_factory):
-    return write_data(tmp_path_factory.mktemp("trt") / "data", train=11)
-
-
-@pytest.fixture
-def images(data):
-    return choose(read_data(data), 11)
-
-
-def facts(built):
-    return json.loads((built.path.parent / f"{built.path.name.split('.')[0]}.build.json").read_text())
+pytestmark = pytest.mark.usefixtures("exported_once")
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
@@ -90,7 +44,7 @@ def test_a_float_model_becomes_an_engine_that_stock_ultralytics_reads(installed,
         key: value for key, value in stock.items() if key != "date"
     }
     assert json.loads(metadata["yolo_compress"])["build"]["precision"] == precision
-    record = facts(built)
+    record = facts_of(built)
     assert (record["mode"], record["strongly_typed"], record["version"]) == ("float", True, "10.3.0")
     assert record["inspector"]["Layers"] == ["/model.0/conv/Conv"]
     assert trt.calls[1] == ("parse", 1)
@@ -99,7 +53,7 @@ def test_a_float_model_becomes_an_engine_that_stock_ultralytics_reads(installed,
 def test_a_quantized_graph_is_built_from_its_quantizers(installed, graphs, tmp_path):
     trt = installed("11.4")
     built = TensorRt().build(graphs / "yolov8n_qdq.onnx", tmp_path, precision="int8", imgsz=64)
-    assert facts(built)["mode"] == "qdq"
+    assert facts_of(built)["mode"] == "qdq"
     assert trt.seen == []
     kinds = {node.op_type for node in trt.network.model.graph.node}
     assert {"QuantizeLinear", "DequantizeLinear"} <= kinds
@@ -114,7 +68,7 @@ def test_an_int8_engine_without_int8_layers_says_so(installed, graphs, tmp_path,
     built = TensorRt().build(graphs / "yolov8n_qdq.onnx", tmp_path, precision="int8", imgsz=64)
     told = ("int8 was asked for and no layer runs in it: 1 layers: 1 fp16, 0 reformats",)
     assert built.notes == (told if kind == "Half" else ())
-    assert facts(built)["layers"]["precisions"] == {"fp16" if kind == "Half" else "int8": 1}
+    assert facts_of(built)["layers"]["precisions"] == {"fp16" if kind == "Half" else "int8": 1}
 
 
 @pytest.mark.parametrize("generation", ["8.6", "10.3"])
@@ -132,7 +86,7 @@ def test_a_float_model_is_calibrated_on_full_batches_and_then_built_for_one_imag
     (fed,) = trt.cuda.uploads
     assert np.array_equal(fed, expected), "letterboxed as at inference, in the order of the manifest"
     assert built.notes[0] == "calibrated on 10 of 11 images: batches are of 10, and the last one was not full"
-    assert facts(built)["mode"] == "calibrate"
+    assert facts_of(built)["mode"] == "calibrate"
     speed = [call for call in trt.calls if call[0] == "builder_optimization_level"]
     assert speed == [("builder_optimization_level", 0)], "only the build that nobody runs may be slow"
 
@@ -307,8 +261,8 @@ def test_a_dla_core_stands_in_the_header_and_what_falls_back_in_the_record(insta
         graphs / "yolov8n_float.onnx", tmp_path, precision="fp16", imgsz=64, options=TensorRtSection(dla=0)
     )
     assert BaseBackend.engine_header(built.path)[1]["dla"] == 0
-    assert all("Resize" in name for name in facts(built)["gpu_layers"])
-    assert len(facts(built)["gpu_layers"]) == 2
+    assert all("Resize" in name for name in facts_of(built)["gpu_layers"])
+    assert len(facts_of(built)["gpu_layers"]) == 2
     assert "2 of " in built.notes[0]
 
 
@@ -368,159 +322,6 @@ def test_an_engine_file_has_one_loader_and_no_profile():
     assert get_engine("tensorrt_rtx").suffix == ENGINES["tensorrt_rtx"].suffix
     with pytest.raises(UsageError, match=r"tensorrt is not profiled; give a runtime whose nodes keep"):
         found.profile("best.engine", np.zeros(0), rounds=1)
-
-
-class TestBuilding:
-    """`yolo-compress build engine=tensorrt`: who chooses INT8 ranges."""
-
-    @pytest.fixture
-    def order(self, graphs, data, tmp_path):
-        def build(engine="tensorrt", model="yolov8n.pt", precision="int8", **given):
-            given = {
-                "data": data,
-                "imgsz": 64,
-                "project": tmp_path,
-                "name": "out",
-                "progress": lambda line: None,
-                **given,
-            }
-            return building.build(graphs / model, engine=engine, precision=precision, **given)
-
-        return build
-
-    def test_a_tensorrt_that_calibrates_does(self, installed, order, tmp_path):
-        trt = installed()
-        built = order(calibrator="minmax", calibration_batch=8, cache=tmp_path / "c.cache", images=8)
-        assert built.path == tmp_path / "out/yolov8n.engine"
-        assert [seen[0] for seen in trt.seen] == ["batch", "cache"]
-        assert (tmp_path / "c.cache").read_bytes() == CACHE
-        manifest = json.loads((tmp_path / "out/calibration.json").read_text())
-        assert len(manifest["images"]) == 8
-
-    def test_options_of_quantization_let_us_choose(self, installed, order, tmp_path):
-        trt = installed()
-        built = order(range="minmax", images=4)
-        assert built.path == tmp_path / "out/yolov8n.engine"
-        assert (trt.seen, facts(built)["mode"]) == ([], "qdq")
-        assert any("4" in note for note in built.notes), "few images are noted"
-
-    def test_a_graph_of_weights_quantized_without_codes_is_not_calibrated(self, installed, order, graphs, tmp_path):
-        half, given = tmp_path / "half.onnx", {"activations": "none", "weight_form": "fp16"}
-        quantize_onnx(graphs / "yolov8n_float.onnx", half, images=(), imgsz=64, **given)
-        for generation in ("10.3", "11.4"):
-            trt = installed(generation)
-            with pytest.raises(UsageError, match=r"half\.onnx' was quantized without codes of 8 bits"):
-                TensorRt().build(half, tmp_path, precision="int8", imgsz=64)
-        trt = installed("10.3")
-        with pytest.raises(UsageError, match=r"half\.onnx' was quantized without codes of 8 bits"):
-            order(model=half)
-        assert trt.seen == []
-
-    def test_a_tensorrt_that_does_not_calibrate_gets_a_quantized_graph(self, installed, order):
-        trt = installed("11.4")
-        assert facts(order(images=4))["mode"] == "qdq"
-        with pytest.raises(
-            UsageError, match=r"calibrator= is for a TensorRT that calibrates, and this tensorrt does not"
-        ):
-            order(calibrator="entropy")
-        assert trt.seen == []
-
-    def test_a_quantized_graph_may_take_any_batch(self, installed, order):
-        trt = installed("11.4")
-        order(images=4, dynamic_batch="1,2,4")
-        assert ("parse", 0) in trt.calls
-        shapes = [(size, 3, 64, 64) for size in (1, 2, 4)]
-        assert ("add_optimization_profile", "images", *shapes) in trt.calls
-
-    @pytest.mark.parametrize(
-        ("given", "message"),
-        [
-            (
-                {"calibrator": "entropy", "range": "mse"},
-                "range= lets yolo-compress choose ranges and calibrator= lets Ten",
-            ),
-            ({"data": None}, "needs images to choose ranges on; give data=FILE.yaml"),
-            ({"precision": "fp16", "calibrator": "entropy"}, "calibrator= only goes with precision=int8 and a float"),
-            ({"precision": "fp16", "range": "mse"}, "range= only goes with precision=int8 and a float model; leave it"),
-            ({"dynamic_batch": "4,1"}, "4,1 is not the least, usual and largest batch; write three rising numbers"),
-            ({"workspace": 0}, "workspace=0: input should be greater than 0"),
-            ({"compute": "ampere"}, "'ampere' is no compute capability; write such as 8.6"),
-            ({"compute": 8.6}, "compute= is not for engine=tensorrt"),
-            (
-                {"engine": "openvino", "workspace": 2},
-                "workspace= is for engine=tensorrt, and engine=openvino was given",
-            ),
-            (
-                {"engine": "onnxruntime", "cache": "c"},
-                "cache= is for engine=tensorrt, and engine=onnxruntime was given",
-            ),
-            ({"engine": "tensorrt_rtx", "dla": 0}, "dla= is not for engine=tensorrt_rtx"),
-            ({"engine": "tensorrt_rtx", "timing_cache": "t"}, "timing_cache= is not for engine=tensorrt_rtx"),
-        ],
-    )
-    def test_options_that_do_not_apply_are_refused(self, installed, order, given, message):
-        installed()
-        with pytest.raises(UsageError, match=message):
-            order(**given)
-
-    def test_a_checkpoint_that_was_trained_quantized_keeps_its_ranges(self, installed, order, monkeypatch):
-        trt = installed()
-        monkeypatch.setattr(building, "carries_scales", lambda source: True)
-        with pytest.raises(UsageError, match=r"was trained quantized and carries its ranges; leave calibrator= out"):
-            order(calibrator="entropy")
-        order(images=4)
-        assert trt.seen == []
-
-    def test_ranges_that_we_searched_serve_a_tensorrt_that_takes_no_quantizers(
-        self, installed, order, graphs, tmp_path
-    ):
-        """A quantized graph is taken apart, and built with its cache, as DLAs of TensorRT 10 need it."""
-        from yolo_compress import api
-
-        api.cache(graphs / "yolov8n_qdq.onnx", trt_version="10.3.0", project=tmp_path, name="apart")
-        apart = tmp_path / "apart"
-        trt = installed(dla_cores=1)
-        given = {"cache": apart / "calibration.cache", "float_layers": apart / "float_layers.txt", "data": None}
-        built = order(model=apart / "float.onnx", dla=0, **given)
-        assert trt.seen == [("cache", (apart / "calibration.cache").read_bytes())]
-        kept = (apart / "float_layers.txt").read_text().splitlines()
-        pinned = {call[1] for call in trt.calls if call[0] == "precision"}
-        assert set(kept) <= pinned
-        assert any("came without calibration images" in note for note in built.notes)
-        installed("8.6")
-        with pytest.raises(
-            UsageError, match=r"is for TensorRT 100300, and 8600.*cache model=int8.onnx trt_version=8.6.0"
-        ):
-            order(model=apart / "float.onnx", **given)
-        with pytest.raises(DataError, match=r"neither images to choose ranges on nor a cache at '.*none'; give data="):
-            order(model=apart / "float.onnx", cache=tmp_path / "none", data=None)
-        with pytest.raises(DataError, match=r"float_layers 'none.txt' does not exist"):
-            order(model=apart / "float.onnx", **{**given, "float_layers": "none.txt"})
-
-    def test_a_float_onnx_is_calibrated_or_quantized_too(self, installed, order, graphs):
-        trt = installed()
-        order(model="yolov8n_float.onnx", images=8)
-        assert ("batch", 1, 4096) in trt.seen
-        trt = installed("11.4")
-        assert facts(order(model="yolov8n_float.onnx", images=8))["mode"] == "qdq"
-
-
-def test_a_recipe_builds_with_its_options(installed, graphs, data, tmp_path):
-    trt = installed()
-    tree = {"schema_version": 1, "build": {"engines": ["tensorrt:fp16"]}, "tensorrt": {"workspace": 1}}
-    context = Context(
-        recipe=validate(tree, source="a test"),
-        model=graphs / "yolov8n.pt",
-        data=read_data(data),
-        imgsz=64,
-        device="cpu",
-        run_dir=tmp_path,
-        progress=lambda line: None,
-    )
-    made = stages.build_stage(context, {"checkpoint": graphs / "yolov8n.pt"}, tmp_path)
-    assert made.outputs["tensorrt:fp16"] == tmp_path / "tensorrt_fp16/yolov8n.engine"
-    assert made.metrics["tensorrt:fp16 build_seconds"] >= 0
-    assert ("set_memory_pool_limit", "WORKSPACE", 1 << 30) in trt.calls
 
 
 @pytest.mark.parametrize("target", ["tensorrt:int8", "tensorrt_rtx:fp32"])

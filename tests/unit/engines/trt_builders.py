@@ -8,6 +8,7 @@ with those of the genuine bindings.
 from __future__ import annotations
 
 import enum
+import json
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -373,3 +374,8 @@ WEAK_SURFACE = {
     "BuilderFlag": PRECISION_FLAGS,
     **dict.fromkeys(CALIBRATORS, ("get_batch_size", "get_batch", "read_calibration_cache", "write_calibration_cache")),
 }
+
+
+def facts_of(built):
+    """Return the record that a build leaves beside its engine."""
+    return json.loads((built.path.parent / f"{built.path.name.split('.')[0]}.build.json").read_text())
