@@ -47,6 +47,8 @@ PARTS = ("overhead", "reference", "repeat")
 
 def main(parts: Sequence[str]) -> int:
     """Measure what is missing and write the result file; return 1 when a claim does not hold."""
+    if unknown := sorted(set(parts).difference(PARTS)):
+        sys.exit(f"'{unknown[0]}' is nothing to measure; give {', '.join(PARTS)}")
     made = Experiment(NAME, imgsz=IMGSZ, calibration_images=CALIBRATION, threads=THREADS)
     with tempfile.TemporaryDirectory() as place:
         files = _Files(made, Path(place))

@@ -4,7 +4,8 @@
 A result file is `{"device": {...}, "versions": {...}, "date": ..., "command": ..., "rows": [...], "claims": [...]}`.
 A claim is `{"id", "statement", "value", "unit", "target", "holds"}`, perhaps with `"seeds"`. `target` is a comparison
 such as ">= 1.5", and a claim that holds has to meet it. Where the device cannot show it, `holds` and `value` are null,
-and `reason` says why.
+and `reason` says why. Rows that were measured in calls on several machines have `"cpu"`, and `device` is that of the
+last call.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class FormatError(Exception):
 
 @dataclass(frozen=True)
 class Claim:
-    """One claim and the device that it was measured on; `holds` is None where the device cannot show it."""
+    """One claim and the devices that its file was measured on; `holds` is None where the device cannot show it."""
 
     id: str
     statement: str
@@ -129,9 +130,15 @@ def _read_claim(claim: Any, place: str, tree: dict[str, Any]) -> Claim:
         raise FormatError(f"{place}: 'value' is {value!r}; it has to be a finite number")
     elif holds and not COMPARISONS[target[1]](value, float(target[2])):
         raise FormatError(f"{place}: 'holds' is true, and {value} is not {target[0]}")
-    device = str(tree["device"].get("cpu_model") or tree["device"].get("name") or "unnamed device")
     kept = {name: claim[name] for name in CLAIM_KEYS}
-    return Claim(**kept, value=value, holds=holds, reason=reason, device=device, file=place.split(",")[0])
+    return Claim(**kept, value=value, holds=holds, reason=reason, device=measured_on(tree), file=place.split(",")[0])
+
+
+def measured_on(tree: dict[str, Any]) -> str:
+    """Return the processors that the rows of a result file were measured on, in the order of the rows."""
+    device = str(tree["device"].get("cpu_model") or tree["device"].get("name") or "unnamed device")
+    of_rows = (row.get("cpu", device) for row in tree["rows"] if isinstance(row, dict))
+    return " and ".join(dict.fromkeys(str(cpu).partition(": ")[0] for cpu in of_rows)) or device
 
 
 def _check(tree: Any, keys: dict[str, type], place: str) -> None:

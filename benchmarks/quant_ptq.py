@@ -33,6 +33,7 @@ from yolo_compress.quantize import quantize_onnx
 
 NAME = "quant_ptq"
 IMGSZ, IMAGES, ROUNDS = 640, 256, 130
+RUNTIMES = ("openvino", "onnxruntime", "tensorrt")
 GENUINE = ("yolov8n", "yolov8s")
 STAND_INS = ("yolo11n-int8dq", "yolo26n-int8dq")
 PLAIN: dict[str, Any] = {"range": "mse"}
@@ -73,7 +74,9 @@ def main(words: list[str]) -> int:
     made = Experiment(NAME, imgsz=IMGSZ, calibration_images=IMAGES)
     parts = {"accuracy": (_settings, _accuracy), "latency": (_pairs, _latency)}
     chosen = [word for word in words if word in parts] or list(parts)
-    targets = [word for word in words if word not in parts] or ["openvino", "onnxruntime", "tensorrt"]
+    targets = [word for word in words if word not in parts] or list(RUNTIMES)
+    if unknown := sorted(set(targets).difference(RUNTIMES)):
+        sys.exit(f"'{unknown[0]}' is nothing to measure; give {', '.join((*parts, *RUNTIMES))}")
     with tempfile.TemporaryDirectory() as place:
         files = _Files(made, Path(place))
         for settings, measure in (parts[part] for part in chosen):

@@ -27,6 +27,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.claims import measured_on
 from yolo_compress import recipe
 from yolo_compress.artifacts import atomic_write
 from yolo_compress.cli import text
@@ -182,8 +183,7 @@ def calib_table(tree: dict[str, Any]) -> str:
                 lines.append([words, range_, way, f"{value:.2f}", *spread, str(len(drawn)), beaten])
     return (
         f"{_markdown(lines)}\n\nmAP50-95 in points of {tree['model']} at {tree['imgsz']} px in the `{tree['target']}` "
-        f"form, {tree['calibration_images']} images; {tree['device']['cpu_model']}, {tree['date'][:10]}. "
-        f"Made by `{tree['command']}`."
+        f"form, {tree['calibration_images']} images; {_origin(tree)}"
     )
 
 
@@ -243,10 +243,13 @@ def _markdown(lines: Sequence[Sequence[str]]) -> str:
 
 
 def _circumstances(tree: dict[str, Any]) -> str:
-    return (
-        f"mAP50-95 on 400 images at {tree['imgsz']} px; {tree['device']['cpu_model']}, {tree['date'][:10]}. "
-        f"Made by `{tree['command']}`."
-    )
+    return f"mAP50-95 on 400 images at {tree['imgsz']} px; {_origin(tree)}"
+
+
+def _origin(tree: dict[str, Any]) -> str:
+    """Say where, until when and by what rows were measured, without arguments: those are of the last call alone."""
+    program = " ".join(tree["command"].split()[:3])
+    return f"{measured_on(tree)}, {tree['date'][:10]}. Made by `{program}`."
 
 
 def _from(file: Path, table: Callable[[dict[str, Any]], str]) -> str | None:

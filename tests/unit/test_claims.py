@@ -70,6 +70,13 @@ def test_a_claim_that_the_device_cannot_show_is_no_failure(check):
     assert "not applicable here: this CPU has no bfloat16 units" in out
 
 
+def test_the_devices_are_those_of_the_rows(check):
+    """Calls on several machines add to one file, whose own device is that of the last call."""
+    rows = [{"cpu": "First CPU: avx2"}, {}, {"cpu": "First CPU: avx2 amx_int8"}]
+    _, out, _ = check({"a.json": result(GOOD, rows=rows)})
+    assert "yes    First CPU and Some CPU  the folded model" in out
+
+
 def test_ids_choose_claims_by_name_or_prefix(check):
     made = [GOOD, {**GOOD, "id": "prune.lead", "holds": False}, {**GOOD, "id": "prune.sibling"}]
     assert check({"a.json": result(*made)}, "--ids", "spine", "prune.sibling")[0] == 0
