@@ -11,14 +11,13 @@ that a call before has measured are kept.
 
 from __future__ import annotations
 
-import json
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.command import bench_rows
 from benchmarks.record import Experiment, claim
 from yolo_compress.engines import get_engine
 from yolo_compress.host.data import sample
@@ -55,12 +54,9 @@ def _engine(made: Experiment, model: str, place: Path) -> Path:
 
 def _bench(made: Experiment, engines: Sequence[Path], share: float, place: Path) -> list[dict[str, Any]]:
     """Run the command line; return cheap, precise and cascade."""
-    cheap, precise = map(str, engines)
-    call = [sys.executable, "-m", "yolo_compress", "bench", f"model={cheap},{precise}", f"cascade={cheap},{precise}"]
-    call += [f"cascade_share={share}", f"data={made.data.path}", f"imgsz={IMGSZ}", f"rounds={ROUNDS}"]
-    call += [f"threads={THREADS}", "device=cpu", "pictures=0", f"project={place}", f"name=share-{share}"]
-    subprocess.run(call, check=True)
-    rows = json.loads((place / f"share-{share}" / "bench.json").read_text(encoding="utf-8"))["rows"]
+    options = {"cascade": ",".join(map(str, engines)), "cascade_share": share, "pictures": 0}
+    options |= {"imgsz": IMGSZ, "rounds": ROUNDS, "threads": THREADS}
+    rows = bench_rows(engines, made.data.path, place / f"share-{share}", **options)
     kept = ("latency_ms_mean", "latency_ms_p50", "latency_ms_p95", "map50_95_difference_interval", "size_bytes")
     return [
         {

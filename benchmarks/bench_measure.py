@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.command import bench_rows
 from benchmarks.record import Experiment, claim
 from yolo_compress.bench.latency import no_garbage_collection, time_alternately
 from yolo_compress.bench.paired import noise_image
@@ -193,14 +194,10 @@ def _timed(
 
 def _bench(files: _Files, out: Path) -> list[dict[str, Any]]:
     """Run the command line; return each candidate's accuracy, latency and ratio."""
-    models = [str(files.of("openvino", model, form)) for model in MODELS for form in FORMS]
-    call = [sys.executable, "-m", "yolo_compress", "bench", f"model={','.join(models)}"]
-    call += [f"data={files.made.data.path}", f"imgsz={IMGSZ}"]
-    given = [f"rounds={ROUNDS}", f"threads={THREADS}", "device=cpu", f"project={out.parent}", f"name={out.name}"]
+    models = [files.of("openvino", model, form) for model in MODELS for form in FORMS]
     begin = time.perf_counter()
-    subprocess.run([*call, *given], check=True)
+    rows = bench_rows(models, files.made.data.path, out, imgsz=IMGSZ, rounds=ROUNDS, threads=THREADS)
     seconds = time.perf_counter() - begin
-    rows = json.loads((out / "bench.json").read_text(encoding="utf-8"))["rows"]
     kept = ("label", "latency_ms_p50", "latency_ratio_p50", "latency_ratio_interval", "noisy")
     return [
         {**{key: row[key] for key in kept}, "map50_95_points": 100 * row["map50_95"], "command_seconds": seconds}

@@ -10,13 +10,12 @@ peak was measured too low.
 
 from __future__ import annotations
 
-import json
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from benchmarks.command import bench_rows
 from benchmarks.record import Experiment, claim
 from yolo_compress.engines import get_engine
 from yolo_compress.host.data import sample
@@ -58,12 +57,8 @@ def _files(made: Experiment, place: Path) -> list[Path]:
 
 def _bench(made: Experiment, place: Path) -> list[dict[str, Any]]:
     """Run the command line; return a row for each file."""
-    models = ",".join(map(str, _files(made, place)))
-    call = [sys.executable, "-m", "yolo_compress", "bench", f"model={models}", f"data={made.data.path}"]
-    call += [f"imgsz={IMGSZ}", f"threads={THREADS}", "roofline=true", "rounds=64", "images=50", "pictures=0"]
-    subprocess.run([*call, "device=cpu", f"project={place}", "name=roof"], check=True)
-    rows = json.loads((place / "roof" / "bench.json").read_text(encoding="utf-8"))["rows"]
-    return [_told(row) for row in rows]
+    options = {"imgsz": IMGSZ, "threads": THREADS, "roofline": True, "rounds": 64, "images": 50, "pictures": 0}
+    return [_told(row) for row in bench_rows(_files(made, place), made.data.path, place / "roof", **options)]
 
 
 def _told(row: dict[str, Any]) -> dict[str, Any]:
