@@ -152,19 +152,30 @@ def test_fast_cpu_trains_in_bf16_with_loader_processes(make_checkpoint, settings
 
     seen = {}
     monkeypatch.setattr(trainer, "require_bf16", lambda: None)  # emulated where there are no units: slow, same code
-    original = CompressTrainer.preprocess_batch
+    monkeypatch.setattr(trainer, "use_all_cores", lambda: torch.set_num_threads(3))
+    original, model = CompressTrainer.preprocess_batch, CompressTrainer.set_model_attributes
+
+    def one_core_left(self):  # as Ultralytics does whenever it chooses a device, for an export say
+        torch.set_num_threads(1)
+        model(self)
 
     def look(self, batch):
         batch = original(self, batch)
+        seen["threads"] = torch.get_num_threads()
         seen["autocast"] = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
         seen["layout"] = batch["img"].is_contiguous(memory_format=torch.channels_last)
         seen["workers"] = self.train_loader.num_workers
         return batch
 
     monkeypatch.setattr(CompressTrainer, "preprocess_batch", look)
+    monkeypatch.setattr(CompressTrainer, "set_model_attributes", one_core_left)
     settings["epochs"] = 1
-    training.train(make_checkpoint(), name="fast", fast_cpu=True, amp="bf16", workers=1, **settings)
-    assert seen == {"autocast": True, "layout": True, "workers": 1}
+    threads = torch.get_num_threads()
+    try:
+        training.train(make_checkpoint(), name="fast", fast_cpu=True, amp="bf16", workers=1, **settings)
+    finally:
+        torch.set_num_threads(threads)
+    assert seen == {"autocast": True, "layout": True, "workers": 1, "threads": 3}
     assert torch.isfinite(torch.tensor([float(v) for v in losses(tmp_path / "runs" / "fast")[0].values()])).all()
 
 

@@ -163,10 +163,11 @@ class CompressTrainer(DetectionTrainer):
 
     def _build_train_pipeline(self) -> None:
         super()._build_train_pipeline()
+        if self._fast_cpu:
+            use_all_cores()  # once more: whatever exported a model or loaded a teacher may have left torch one core
         if self._cpu_bf16:
-            self.amp = (
-                True  # the loop's autocast on a CPU is bfloat16; set after the parent's check, which knows only CUDA
-            )
+            # the loop's autocast on a CPU is bfloat16; set after the parent's check, which knows only CUDA
+            self.amp = True
 
     def optimizer_step(self) -> None:
         """Average the attachments' gradients over DDP workers, which wrap the model alone, then step."""
