@@ -67,9 +67,7 @@ def prune_stage(context: Context, files: Files, folder: Path) -> StageResult:
 def train_stage(context: Context, files: Files, folder: Path) -> StageResult:
     """Train the checkpoint, with its teacher if the recipe names one; an interrupted training goes on."""
     notes: list[str] = []
-    recipe = context.recipe.model_copy(update={"prune": None})
-    if recipe.distill is not None:
-        recipe = recipe.model_copy(update={"distill": recipe.distill.with_self(str(context.model))})
+    recipe = context.recipe.taught_by(str(context.model)).model_copy(update={"prune": None})
     state = training_state(folder)
     if state == "unfinished":
         context.progress(f"train: going on from {folder / LAST}")

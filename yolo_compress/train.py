@@ -104,9 +104,7 @@ def plan_for(overrides: Mapping[str, Any]) -> tuple[TrainPlan | None, dict[str, 
     if not ours and named is None:
         return None, native
     base = named if isinstance(named, Recipe) or named is None else recipes.load(named)
-    recipe = recipes.from_flags(ours, base)
-    if recipe.distill is not None:
-        recipe = recipe.model_copy(update={"distill": recipe.distill.with_self(str(native["model"]))})
+    recipe = recipes.from_flags(ours, base).taught_by(str(native["model"]))
     defaults = dict(recipe.train.settings) if recipe.train else {}
     return TrainPlan(recipe), {**defaults, **native}
 

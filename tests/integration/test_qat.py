@@ -39,6 +39,9 @@ def test_checkpoints_are_stock_and_say_what_was_learned(make_checkpoint, setting
         learned = Learned.read(model)
         assert learned.fits(model)
         seen.append(learned)
+        taught = checkpoint.facts(model)["recipe"]["distill"]
+        assert [teacher["path"] for teacher in taught["teacher"]] == [str(student)]
+        assert taught["labels"] is False
     # scales began as calibration chose them and have moved since
     begun = training_start(student, settings)
     moved = [a.scale / b.scale for a, b in zip(seen[0].activations.values(), begun, strict=True)]

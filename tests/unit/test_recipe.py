@@ -302,6 +302,7 @@ VALUES = {
     "quantize_calibration": "calib_data/coco-512.json",
     "qat": "int8",
     "qat_batchnorm": "frozen",
+    "qat_self_distill": False,
     "prune_importance": "l2",
     "prune_scope": "global",
     "prune_repair": "batchnorm",
@@ -440,3 +441,25 @@ def test_choices_are_what_the_registries_hold():
     assert choices(recipe.QuantizeSection, "weight_storage") == set(STORAGES)
     assert choices(recipe.QuantizeSection, "activations") == set(ACTIVATIONS)
     assert set(recipe.ENGINE_PRECISIONS) == set(ENGINES)
+
+
+@pytest.mark.parametrize(
+    ("given", "teachers", "labels"),
+    [
+        ({"qat": "int8"}, ["a.pt"], False),
+        ({"qat": "int8", "prune": 0.3}, ["a.pt"], True),
+        ({"qat": "int8", "teacher": "b.pt,self"}, ["b.pt", "a.pt"], True),
+        ({"qat": "int8", "teacher": "b.pt", "labels": False}, ["b.pt"], False),
+        ({"teacher": "self"}, ["a.pt"], True),
+    ],
+)
+def test_quantized_training_has_the_float_model_as_its_teacher_unless_another_is_named(given, teachers, labels):
+    found = recipe.from_flags(given).taught_by("a.pt").distill
+    assert [teacher.path for teacher in found.teacher] == teachers
+    assert found.labels is labels
+
+
+@pytest.mark.parametrize("given", [{"prune": 0.3}, {"qat": "int8", "qat_self_distill": False}])
+def test_nothing_teaches_unless_it_is_asked_for(given):
+    found = recipe.from_flags(given)
+    assert found.taught_by("a.pt") is found

@@ -17,7 +17,7 @@ from pydantic import ValidationError, field_validator, model_validator
 from pydantic_core import PydanticUndefined
 
 from yolo_compress.errors import RecipeError, suggest
-from yolo_compress.recipe.distill import DistillSection, Loss, LossOptions, TeacherOptions
+from yolo_compress.recipe.distill import SELF, DistillSection, Loss, LossOptions, TeacherOptions
 from yolo_compress.recipe.options import ENGINE_PRECISIONS, PROFILED, Section, option
 from yolo_compress.recipe.prune import PRUNE_TARGETS, ImportanceName, OutputTerm, PruneSection
 from yolo_compress.recipe.stages import (
@@ -155,6 +155,16 @@ class Recipe(Section):
                 "dynamic_batch is given; leave it out, or build that engine alone with: yolo-compress build"
             )
         return self
+
+    def taught_by(self, model: str) -> Recipe:
+        """Return the recipe with a model file in the place of 'self', and as the teacher that quantized training needs.
+
+        A model that was pruned has more to learn than its float self can tell it, and keeps its labels.
+        """
+        distill = self.distill
+        if distill is None and self.qat is not None and self.qat.self_distill:
+            distill = DistillSection(teacher=(TeacherOptions(path=SELF),), labels=self.prune is not None)
+        return self if distill is None else self.model_copy(update={"distill": distill.with_self(model)})
 
 
 @dataclass(frozen=True)

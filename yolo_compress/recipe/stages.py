@@ -151,6 +151,12 @@ class QatSection(Section):
         "What BatchNorm normalizes by in training: the statistics it came with, or the batch, as in float training.",
         flag="qat_batchnorm",
     )
+    self_distill: bool = option(
+        True,
+        "Where no teacher is named, the float model as it was given teaches: alone, or beside the labels if the recipe "
+        "prunes as well. False trains on labels alone.",
+        flag="qat_self_distill",
+    )
 
 
 class BuildSection(Section):
