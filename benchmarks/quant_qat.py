@@ -50,14 +50,15 @@ SETTINGS = {
     "device": "cpu",
     "workers": 2,
 }
-OURS: dict[str, Any] = {"qat": "int8", "quantize_images": IMAGES, "fast_cpu": True}
+OURS: dict[str, Any] = {"qat": "int8", "quantize_images": IMAGES, "fast_cpu": True, "quantize_target": "tensorrt"}
+LABELS_ALONE = {**OURS, "qat_self_distill": False}
 CANDIDATES: dict[str, dict[str, Any]] = {
     "float": {"fast_cpu": True},
     "native": {"quantize": 8},
-    "ours": {**OURS, "quantize_target": "tensorrt"},
-    "ours, statistics of the batch": {**OURS, "quantize_target": "tensorrt", "qat_batchnorm": "batch"},
-    "ours, float teacher": {**OURS, "quantize_target": "tensorrt", "teacher": "self"},
-    "ours, float teacher alone": {**OURS, "quantize_target": "tensorrt", "teacher": "self", "labels": False},
+    "ours": OURS,  # the default: the float model is the only teacher
+    "ours, labels alone": LABELS_ALONE,
+    "ours, labels alone, statistics of the batch": {**LABELS_ALONE, "qat_batchnorm": "batch"},
+    "ours, labels and the float model": {**OURS, "teacher": "self"},
     "ours, openvino": {**OURS, "quantize_target": "openvino"},
 }
 CLAIMED = ("native", "ours")  # at two seeds; the float run decides only where ours is not ahead
@@ -96,14 +97,12 @@ def _trained(made: Experiment, place: Path, name: str, seed: int) -> dict[str, A
         out = export_native(
             last, place / f"{run.name}.onnx", format="onnx", quantize=8, imgsz=IMGSZ, data=made.data.path
         )
-        return {"map50_95_points": _accuracy(made, AsWritten(out))}
+        return {"map50_95_points": accuracy(made, AsWritten(out))}
     floating = export_onnx(last, place / f"{run.name}.onnx", imgsz=IMGSZ)
-    found = {"float_map50_95_points": _accuracy(made, AsWritten(floating))}
+    found = {"float_map50_95_points": accuracy(made, AsWritten(floating))}
     if name == "float":
         return {"map50_95_points": found["float_map50_95_points"]}
-    learned = Learned.read(load_model(last))
-    assert learned is not None
-    quantized = quantize_learned(floating, place / f"{run.name}-int8.onnx", learned).path
+    quantized = write_learned(last, floating, place / f"{run.name}-int8.onnx")
     return {**found, "map50_95_points": _runtime_accuracy(made, place, quantized, str(flags["quantize_target"]))}
 
 
@@ -113,20 +112,28 @@ def _untrained(made: Experiment, place: Path, target: str) -> dict[str, Any]:
     quantized = place / f"start-{target}.onnx"
     quantize_onnx(floating, quantized, images=images, imgsz=IMGSZ, target=target)
     return {
-        "float_map50_95_points": _accuracy(made, AsWritten(floating)),
+        "float_map50_95_points": accuracy(made, AsWritten(floating)),
         "map50_95_points": _runtime_accuracy(made, place, quantized, target),
     }
 
 
+def write_learned(last: Path, floating: Path, out: Path) -> Path:
+    """Write the quantized graph that a checkpoint has learned, from its float graph."""
+    learned = Learned.read(load_model(last))
+    assert learned is not None
+    return quantize_learned(floating, out, learned).path
+
+
 def _runtime_accuracy(made: Experiment, place: Path, quantized: Path, target: str) -> float:
     if target != "openvino":
-        return _accuracy(made, AsWritten(quantized))
+        return accuracy(made, AsWritten(quantized))
     built = get_engine("openvino").build(quantized, place / quantized.stem, precision="int8", imgsz=IMGSZ).path
-    return _accuracy(made, engine_for(built).load(built))
+    return accuracy(made, engine_for(built).load(built))
 
 
-def _accuracy(made: Experiment, session: Any) -> float:
-    truth, found = detect([session], made.data.val, imgsz=IMGSZ)
+def accuracy(made: Experiment, session: Any, imgsz: int = IMGSZ) -> float:
+    """Return the mAP50-95 of a session on the validation images, in points."""
+    truth, found = detect([session], made.data.val, imgsz=imgsz)
     return 100 * evaluate(truth, found[0], classes=len(made.data.names)).map50_95
 
 

@@ -11,6 +11,7 @@ A block stands between `<!-- begin: NAME -->` and `<!-- end -->`, where NAME is
 * `quantize`: benchmarks/results/quant_ptq.json, accuracy by target and way, a column per model;
 * `calib`: benchmarks/results/calib_cover.json, chosen images among random draws, a line per way and range;
 * `distill`: benchmarks/results/distill_recovery.json, a line per candidate and a column per seed;
+* `qat`: benchmarks/results/quant_qat.json, a line per way to train, as INT8 and as float;
 * `native`: what several result files measured of Ultralytics and of this package in one run, a line per comparison;
 * `modes`: the help of the whole command;
 * `help MODE`: the help of a mode;
@@ -42,6 +43,7 @@ WEIGHTS = ROOT / "benchmarks" / "results" / "prune_weights.json"
 QUANTIZE = ROOT / "benchmarks" / "results" / "quant_ptq.json"
 CALIB = ROOT / "benchmarks" / "results" / "calib_cover.json"
 DISTILL = ROOT / "benchmarks" / "results" / "distill_recovery.json"
+QAT = ROOT / "benchmarks" / "results" / "quant_qat.json"
 CPU_TRAINING = ROOT / "benchmarks" / "results" / "spine_cpu_training.json"
 COLUMNS = (
     "Candidate",
@@ -59,6 +61,7 @@ FILES = (
     "docs/cli.md",
     "docs/distill.md",
     "docs/prune.md",
+    "docs/qat.md",
     "docs/quantize.md",
     "docs/recipes.md",
 )
@@ -154,6 +157,21 @@ def distill_table(tree: dict[str, Any]) -> str:
     return f"{_markdown(lines)}\n\nBefore training {before:.2f}. {_circumstances(tree)}"
 
 
+def qat_table(tree: dict[str, Any]) -> str:
+    """Return mAP50-95 of every way to train quantized, by seed and as a mean, and that of its weights as float."""
+    seeds = sorted({row["seed"] for row in tree["rows"] if "seed" in row})
+    lines = [["", *(f"INT8, seed {seed}" for seed in seeds), "INT8, mean", "its float weights, mean"]]
+    lines.append(["---", *["---:"] * (len(seeds) + 2)])
+    for name in dict.fromkeys(row["candidate"] for row in tree["rows"]):
+        rows = [row for row in tree["rows"] if row["candidate"] == name]
+        by_seed = {row.get("seed"): row["map50_95_points"] for row in rows}
+        points = [f"{by_seed[seed]:.2f}" if seed in by_seed else "-" for seed in seeds]
+        own = [row["float_map50_95_points"] for row in rows if "float_map50_95_points" in row]
+        whole = f"{statistics.mean(own):.2f}" if own else "-"
+        lines.append([name, *points, f"{statistics.mean(by_seed.values()):.2f}", whole])
+    return f"{_markdown(lines)}\n\n{_circumstances(tree)}"
+
+
 def quantize_table(tree: dict[str, Any]) -> str:
     """Return mAP50-95 without training by target and way, a column per model."""
     rows = [row for row in tree["rows"] if "map50_95_points" in row]
@@ -200,7 +218,9 @@ def weights_table(tree: dict[str, Any]) -> str:
     return f"{_markdown(lines)}\n\n{_circumstances(tree)} Times are shares of the dense model's, measured in turns."
 
 
-def native_table(quantize: dict[str, Any], distill: dict[str, Any], training: dict[str, Any]) -> str:
+def native_table(
+    quantize: dict[str, Any], qat: dict[str, Any], distill: dict[str, Any], training: dict[str, Any]
+) -> str:
     """Return what was measured of Ultralytics and of this package in one run: accuracies in points, times as ratios."""
     lines = [["", "Ultralytics", "yolo_compress"], ["---", "---:", "---:"]]
     points = {
@@ -220,19 +240,22 @@ def native_table(quantize: dict[str, Any], distill: dict[str, Any], training: di
                 unit = unit if row["amx"] else unit.replace("amx_int8", "avx512_vnni")
                 lines.append([f"its time in {runtimes[target]} ({unit})", "1", f"{row['ratio']:.3f}"])
     trained: dict[str, list[float]] = {}
-    for row in distill["rows"]:
+    for row in (*qat["rows"], *distill["rows"]):
         trained.setdefault(row["candidate"], []).append(row["map50_95_points"])
+    found = [f"{statistics.mean(trained[who]):.2f}" for who in ("native", "ours")]
+    start = next(row["float_map50_95_points"] for row in qat["rows"] if "seed" not in row)
+    lines.append([f"{qat['model']} trained quantized (float {start:.2f}), as INT8: mAP50-95", *found])
     for teacher in ("yolov8n", "yolov8s"):
         found = [f"{statistics.mean(trained[f'{who} {teacher}']):.2f}" for who in ("native", "ours")]
         lines.append([f"pruned yolov8n after 500 steps of training with {teacher} as teacher: mAP50-95", *found])
     claim = next(claim for claim in training["claims"] if claim["id"] == "spine.cpu_training")
     lines.append(["an epoch of training on a CPU that has bfloat16: time", "1", f"{claim['value']:.3f}"])
-    names = ", ".join(f"`{tree['command'].split()[2]}`" for tree in (quantize, distill, training))
+    names = ", ".join(f"`{tree['command'].split()[2]}`" for tree in (quantize, qat, distill, training))
     return f"{_markdown(lines)}\n\nMade by {names}; `benchmarks/results/` says on which machine each was run."
 
 
 def _native(_: str) -> str | None:
-    files = (QUANTIZE, DISTILL, CPU_TRAINING)
+    files = (QUANTIZE, QAT, DISTILL, CPU_TRAINING)
     if not all(file.is_file() for file in files):
         return None
     return native_table(*(json.loads(file.read_text(encoding="utf-8")) for file in files))
@@ -282,6 +305,7 @@ RENDERERS: dict[str, Callable[[str], str | None]] = {
     "quantize": lambda _: _from(QUANTIZE, quantize_table),
     "calib": lambda _: _from(CALIB, calib_table),
     "distill": lambda _: _from(DISTILL, distill_table),
+    "qat": lambda _: _from(QAT, qat_table),
     "native": _native,
     "modes": _modes,
     "help": _help,

@@ -95,6 +95,19 @@ def test_the_distillation_table_has_a_column_per_seed_and_the_mean_of_those_that
     assert lines[5].startswith("Before training 20.00.")
 
 
+def test_the_table_of_quantized_training_has_both_precisions():
+    start = {"candidate": "not trained", "float_map50_95_points": 30.0, "map50_95_points": 29.0}
+    rows = [start, *({"candidate": "native", "seed": seed, "map50_95_points": 28.0 + seed} for seed in (0, 1))]
+    rows.append({"candidate": "ours", "seed": 1, "map50_95_points": 30.0, "float_map50_95_points": 30.5})
+    lines = tables.qat_table({**TREE, "rows": rows}).splitlines()
+    assert lines[0] == "|  | INT8, seed 0 | INT8, seed 1 | INT8, mean | its float weights, mean |"
+    assert lines[2:5] == [
+        "| not trained | - | - | 29.00 | 30.00 |",
+        "| native | 28.00 | 29.00 | 28.50 | - |",
+        "| ours | - | 30.00 | 30.00 | 30.50 |",
+    ]
+
+
 def test_the_weights_table_gives_times_where_they_were_measured():
     mask = {"mask": "2:4", "mask_share": 0.5, "mask_importance": "gradient", "repair": "batchnorm"}
     rows = [
@@ -152,18 +165,22 @@ def test_each_native_figure_stands_beside_ours_of_the_same_run():
         **TREE,
         "rows": [{"candidate": name, "map50_95_points": p} for name, points in trained.items() for p in points],
     }
+    started = {"candidate": "not trained, tensorrt", "float_map50_95_points": 30.4, "map50_95_points": 29.8}
+    learned = [{"candidate": name, "seed": 0, "map50_95_points": p} for name, p in (("native", 28.5), ("ours", 30.25))]
+    qat = {**TREE, "rows": [started, *learned]}
     training = {**TREE, "claims": [{"id": "other", "value": 1}, {"id": "spine.cpu_training", "value": 0.3}]}
     trees = [
         {**tree, "command": f"python -m benchmarks.{name}"}
-        for name, tree in (("a", quantize), ("b", distill), ("c", training))
+        for name, tree in (("a", quantize), ("b", qat), ("c", distill), ("d", training))
     ]
     assert tables.native_table(*trees).splitlines()[2:] == [
         "| INT8 without training, ONNX Runtime, yolov8n (float 38.50): mAP50-95 | 35.00 | 38.00 |",
         "| its time in ONNX Runtime (avx512_vnni) | 1 | 0.500 |",
+        "| yolov8n.pt trained quantized (float 30.40), as INT8: mAP50-95 | 28.50 | 30.25 |",
         "| pruned yolov8n after 500 steps of training with yolov8n as teacher: mAP50-95 | 21.50 | 23.50 |",
         "| pruned yolov8n after 500 steps of training with yolov8s as teacher: mAP50-95 | 20.00 | 25.00 |",
         "| an epoch of training on a CPU that has bfloat16: time | 1 | 0.300 |",
         "",
-        "Made by `benchmarks.a`, `benchmarks.b`, `benchmarks.c`; `benchmarks/results/` says on which machine each was "
-        "run.",
+        "Made by `benchmarks.a`, `benchmarks.b`, `benchmarks.c`, `benchmarks.d`; `benchmarks/results/` says on which "
+        "machine each was run.",
     ]

@@ -1,0 +1,91 @@
+# Copyright (C) 2026 yolo_compress contributors. SPDX-License-Identifier: AGPL-3.0-or-later
+"""Weights of 4 bits and activations of 8 after quantization-aware training, against the float model.
+
+Usage: YOLO_COMPRESS_DATA=DIR python -m benchmarks.quant_w4a8_qat [seed ...]
+
+yolov8s, weights in blocks of 32 as in `quant_ptq`, learns from its float self at 320 px and is evaluated at 640 px, so
+that it can be read beside the untrained rows there: a row without training, made by the same code, is the first one.
+The last checkpoint counts. The graph is computed with quantizers as they are written. Rows that a call before has
+measured are kept.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.quant_ptq import AsWritten
+from benchmarks.quant_qat import SETTINGS, accuracy, write_learned
+from benchmarks.record import Experiment, claim
+from yolo_compress.host.cpu import bf16_units
+from yolo_compress.host.data import sample
+from yolo_compress.host.export import export_onnx
+from yolo_compress.quantize import quantize_onnx
+from yolo_compress.train import train
+
+NAME = "quant_w4a8_qat"
+MODEL, IMGSZ, IMAGES = "yolov8s", 640, 128
+FORM: dict[str, Any] = {"target": "tensorrt", "weight_bits": 4, "weight_group": 32}
+LEARNING_RATE = 0.0001  # larger than that of 8 bits: weights have to cross steps that are 16 times as wide
+TARGET = 0.8
+
+
+def main(seeds: list[int]) -> int:
+    """Measure what is missing and write the result file; return 1 when a claim does not hold."""
+    trained = {**SETTINGS, "lr0": LEARNING_RATE, "qat": "int8", "fast_cpu": True, "quantize_images": IMAGES}
+    trained |= {f"quantize_{key}": value for key, value in FORM.items()}
+    if bf16_units():
+        trained["amp"] = "bf16"
+    made = Experiment(NAME, imgsz=IMGSZ, model=MODEL, settings=trained)
+    weights = made.folder / "weights" / f"{MODEL}.pt"
+    with tempfile.TemporaryDirectory() as place:
+        floating = Path(place) / "float.onnx"
+        if not (made.has(candidate="float") and made.has(candidate="not trained")):
+            export_onnx(weights, floating, imgsz=IMGSZ)
+        if not made.has(candidate="float"):
+            made.add({"candidate": "float", "map50_95_points": accuracy(made, AsWritten(floating), IMGSZ)})
+        if not made.has(candidate="not trained"):
+            quantized = Path(place) / "start.onnx"
+            images = sample(made.data.train, IMAGES, seed=0)
+            quantize_onnx(floating, quantized, images=images, imgsz=IMGSZ, **FORM)
+            made.add({"candidate": "not trained", "map50_95_points": accuracy(made, AsWritten(quantized), IMGSZ)})
+        for seed in seeds:
+            if not made.has(candidate="trained", seed=seed):
+                begin, run = time.perf_counter(), Path(place) / f"seed-{seed}"
+                where = {"data": str(made.data.path), "project": place, "name": run.name, "exist_ok": True}
+                train(weights, **{**trained, **where, "seed": seed})
+                seconds = time.perf_counter() - begin
+                last = run / "weights" / "last.pt"
+                graph = export_onnx(last, Path(place) / f"{run.name}.onnx", imgsz=IMGSZ)
+                quantized = write_learned(last, graph, Path(place) / f"{run.name}-w4a8.onnx")
+                points = accuracy(made, AsWritten(quantized), IMGSZ)
+                made.add({"candidate": "trained", "seed": seed, "map50_95_points": points, "seconds": round(seconds)})
+    return made.finish(_claims(made.rows))
+
+
+def _claims(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def of(name: str) -> list[float]:
+        return [row["map50_95_points"] for row in rows if row["candidate"] == name]
+
+    trained = of("trained")
+    if len(trained) < 2:
+        return []
+    (floating,), (start,) = of("float"), of("not trained")
+    drop = floating - statistics.mean(trained)
+    how = f"{SETTINGS['epochs']} epochs at {SETTINGS['imgsz']} px with the float model as teacher"
+    statement = (
+        f"{MODEL} with weights of 4 bits in blocks of 32 and activations of 8, mAP50-95 at {IMGSZ} px: float "
+        f"{floating:.2f}, not trained {start:.2f}, after {how} {statistics.mean(trained):.2f}; spread over seeds "
+        f"{max(trained) - min(trained):.2f}"
+    )
+    seeds = sorted(row["seed"] for row in rows if row["candidate"] == "trained")
+    target = f"<= {TARGET}"
+    return [claim("quant.w4a8_qat_drop", statement, drop, "mAP", target, holds=drop <= TARGET, seeds=seeds)]
+
+
+if __name__ == "__main__":
+    sys.exit(main([int(seed) for seed in sys.argv[1:]] or [0, 1]))
