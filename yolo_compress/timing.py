@@ -101,7 +101,7 @@ class RuntimeTiming:
         self._place.cleanup()
 
     def _build(self, model: nn.Module, folder: Path) -> Path:
-        checkpoint.save_model(model, folder / "model.pt")
+        checkpoint.write_model(model, folder / "model.pt")
         source = folder / "model.pt"
         if self.precision == "int8":
             floating = export_onnx(source, folder / "float.onnx", imgsz=self.imgsz)

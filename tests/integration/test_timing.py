@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from yolo_compress import api, timing
 from yolo_compress.errors import UsageError
 from yolo_compress.host import checkpoint
 from yolo_compress.host.data import read_data
-from yolo_compress.prune import build_graph
+from yolo_compress.prune import build_graph, latency, timed
 from yolo_compress.recipe import PruneSection
 from yolo_compress.timing import RuntimeTiming, cache_folder, timing_for
 
@@ -49,6 +50,7 @@ def test_pruning_to_a_latency_from_the_command(images, tmp_path, monkeypatch: py
     """The loop runs on a real runtime's reference; times are replaced, since those of a busy machine decide nothing."""
     pytest.importorskip("openvino")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(timed, "measure_layers", partial(latency.measure_layers, variants=3))
     monkeypatch.setattr(RuntimeTiming, "ratio", lambda self, model: _cost(model) / _cost(tiny_model(width=0.5)))
     checkpoint.save_model(tiny_model(width=0.5), tmp_path / "model.pt")
     made = api.prune(

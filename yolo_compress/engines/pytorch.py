@@ -14,7 +14,7 @@ import torch
 from yolo_compress.artifacts import EngineFile, atomic_path, sha256_path, size_bytes
 from yolo_compress.engines.source import check_file, check_precision
 from yolo_compress.errors import UsageError
-from yolo_compress.host.checkpoint import facts, load_model, save_model, set_facts
+from yolo_compress.host.checkpoint import facts, load_model, set_facts, write_model
 from yolo_compress.host.cpu import bf16_units, usable_cores
 
 PRECISION_FACT = "inference_precision"
@@ -42,7 +42,7 @@ class PyTorch:
                 shutil.copyfile(source, temporary)
         else:
             set_facts(model, {**facts(model), PRECISION_FACT: precision})
-            save_model(model, out)
+            write_model(model, out)
         notes = () if precision == "fp32" or bf16_units() else ("bf16 is emulated: this CPU has no bfloat16 units",)
         return EngineFile(out, self.name, precision, imgsz, size_bytes(out), sha256_path(out), notes)
 

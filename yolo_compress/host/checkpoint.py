@@ -89,6 +89,16 @@ def check_supported(model: nn.Module, source: str) -> None:
 
 
 def save_model(model: nn.Module, path: str | Path, *, facts: Mapping[str, Any] | None = None) -> Checkpoint:
+    """Write a model as `write_model` does, and say what the file is, which takes a pass of the model.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
+    write_model(model, path, facts=facts)
+    return describe(path)
+
+
+def write_model(model: nn.Module, path: str | Path, *, facts: Mapping[str, Any] | None = None) -> None:
     """Write a model as a stock checkpoint in half precision, as training leaves it after stripping.
 
     Args:
@@ -124,7 +134,6 @@ def save_model(model: nn.Module, path: str | Path, *, facts: Mapping[str, Any] |
     }
     with atomic_path(path) as temporary:
         torch.save(content, temporary)
-    return describe(path)
 
 
 def describe(path: str | Path, imgsz: int = 640) -> Checkpoint:

@@ -17,7 +17,7 @@ from torch import nn
 
 from yolo_compress.bench.response import OutputWeights
 from yolo_compress.errors import UsageError
-from yolo_compress.host.checkpoint import count, facts, load_model, save_model, set_facts
+from yolo_compress.host.checkpoint import count, facts, load_model, set_facts, write_model
 from yolo_compress.host.data import image_batches, labelled_batches, read_data, sample
 from yolo_compress.host.trainer import CompressTrainer, Narrowing
 from yolo_compress.host.ultralytics import LOGGER, RANK, unwrap_model
@@ -88,7 +88,7 @@ class Pruning:
             trainer.add_callback("on_fit_epoch_end", self._note)
             trainer.add_callback("on_train_end", _clean)
             if section.rewind and not trainer.resume:
-                save_model(trainer.model, self._early_file(trainer, trainer.model))
+                write_model(trainer.model, self._early_file(trainer, trainer.model))
             if section.sparsity != "nothing":
                 return self
         elif not trainer.resume:
@@ -180,7 +180,7 @@ class Pruning:
         self.undo = trainer.exact_state() if adaptive else None
         trainer.epoch = epoch
         if adaptive:
-            save_model(averaged, trainer.wdir / BEFORE_STEP)
+            write_model(averaged, trainer.wdir / BEFORE_STEP)
         wanted = self._relative(section, level, averaged, imgsz)
         result = self._prune(trainer, deepcopy(averaged).requires_grad_(True), wanted)
         images = self._images(trainer, imgsz)
@@ -230,7 +230,7 @@ class Pruning:
         full = deepcopy(early)
         apply_(early, result.plan)
         repair_(early, full, result.plan, self._images(trainer, _imgsz(trainer))(), kind=self.section.repair)
-        save_model(early, self._early_file(trainer, early))
+        write_model(early, self._early_file(trainer, early))
         if last:
             for model in (unwrap_model(trainer.model), trainer.ema.ema):
                 model.load_state_dict(early.state_dict())

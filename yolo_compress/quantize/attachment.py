@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from yolo_compress.calibrate import calibration_set
-from yolo_compress.host.checkpoint import facts, save_model, set_facts
+from yolo_compress.host.checkpoint import facts, set_facts, write_model
 from yolo_compress.host.data import read_data
 from yolo_compress.host.export import export_onnx
 from yolo_compress.host.trainer import CompressTrainer, Narrowing
@@ -116,7 +116,7 @@ class QuantizationAware:
         images = calibration.images if calibration else ()
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "start.pt"
-            save_model(trainer.model, file)
+            write_model(trainer.model, file)
             model = read_float(export_onnx(file, Path(folder) / "start.onnx", imgsz=imgsz))
         placement = placed(place(model.graph, numbers.scheme, keep=form.keep), numbers)
         chosen = choose_widths(model, placement, numbers, RANGES[form.range], images, imgsz=imgsz)
