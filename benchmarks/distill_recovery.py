@@ -37,7 +37,7 @@ CLAIMED = ("none", *(f"{kind} {teacher}" for teacher in TEACHERS for kind in ("n
 PAIRS = ("cwd,response", "response,box", "cwd,response,box", "crosskd,cwd")
 SLOWER, SLOWER_LR = ", slower", 0.00003  # so that no candidate looks better by the learning rate alone
 ABLATION = (
-    *(f"{name}{SLOWER}" for name in ("none", "native yolov8n", "ours yolov8n", "label-free yolov8n")),
+    *(f"{name}{SLOWER}" for name in ("none", "native yolov8n", "ours yolov8n", "label-free yolov8n", "ours yolov8s")),
     *(f"{losses} yolov8n" for losses in (*PAIRS, *LOSSES) if losses not in ("psa", "iou")),  # no attention; that is box
 )
 VS_NATIVE, VS_NONE, LABEL_FREE = 0.7, 1.5, 0.5
