@@ -131,6 +131,31 @@ def test_validation_of_the_run_sees_the_quantized_average(make_checkpoint, setti
     assert np.abs(graph - seen["found"]).mean() < 0.5 * np.abs(graph - exact).mean()
 
 
+def codes_and_biases(path) -> tuple[np.ndarray, np.ndarray]:
+    """Return the codes of all quantized weights of a graph in a row, and its biases."""
+    values = {value.name: onnx.numpy_helper.to_array(value) for value in onnx.load(str(path)).graph.initializer}
+    codes = [value for _, value in sorted(values.items()) if value.dtype == np.int8 and value.ndim == 4]
+    biases = [value for name, value in sorted(values.items()) if "bias" in name and value.dtype == np.float32]
+    return np.concatenate([c.ravel() for c in codes]), np.concatenate([b.ravel() for b in biases])
+
+
+def test_training_begins_with_the_codes_of_the_rounding_that_is_asked_for(make_checkpoint, settings, tmp_path):
+    student, form = make_checkpoint(), {"target": "tensorrt", "images": 8, "weight_bits": 4}
+    repair = {"rounding": "adaround", "bias_correction": True}
+    flags = {f"quantize_{name}": value for name, value in {**form, **repair}.items()}
+    training.train(student, name="run", qat="int8", **flags, **{**settings, "epochs": 1, "lr0": 1e-12})
+    last = tmp_path / "runs" / "run" / "weights" / "last.pt"
+    place = {"data": settings["data"], "imgsz": 64, "project": tmp_path}
+    codes, biases = codes_and_biases(api.quantize(last, name="learned", **place).path)
+    wanted, shifted = codes_and_biases(api.quantize(student, name="repaired", **form, **repair, **place).path)
+    nearest, exact = codes_and_biases(api.quantize(student, name="nearest", **form, **place).path)
+    assert (nearest != wanted).mean() > 0.01
+    assert (codes != wanted).mean() < 0.001
+    moved = np.abs(shifted - exact).max()
+    assert moved > 0
+    assert np.abs(biases - shifted).max() < 0.05 * moved + 1e-3 * np.abs(exact).max()
+
+
 def test_scales_stay_once_they_are_frozen(make_checkpoint, settings, tmp_path):
     student = make_checkpoint()
     training.train(student, name="frozen", qat_freeze=0.0, **QAT, **settings)
@@ -210,7 +235,7 @@ def test_it_trains_together_with_pruning_and_a_teacher(make_checkpoint, settings
     ("flags", "message"),
     [
         ({"quantize_keep": "model.99"}, "keep=model.99 names no convolution"),
-        ({"quantize_rounding": "adaround"}, "rounding belongs to quantization without training"),
+        ({"quantize_max_drop": 0.5}, "max_drop belongs to quantization without training"),
         ({"quantize_latency": 0.7}, "latency belongs to quantization without training"),
         (
             {"prune_flops": 0.2, "prune_schedule": "iterative"},

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,16 @@ from yolo_compress.host.data import read_data
 from yolo_compress.host.export import export_onnx
 from yolo_compress.host.trainer import CompressTrainer, Narrowing
 from yolo_compress.host.ultralytics import LOGGER, RANK, unwrap_model
-from yolo_compress.quantize.emulation import CHILD, Quantizers, aside, current, hold_statistics, install
+from yolo_compress.quantize.affine import Affine
+from yolo_compress.quantize.emulation import CHILD, Quantizers, aside, current, hold_statistics, install, set_folded_
 from yolo_compress.quantize.format import format_of
-from yolo_compress.quantize.graph import nearest_parameters
+from yolo_compress.quantize.graph import Parameters, nearest_parameters
 from yolo_compress.quantize.learned import FACT, Learned
-from yolo_compress.quantize.placement import Wiring, place
+from yolo_compress.quantize.placement import Group, Placement, Wiring, place
+from yolo_compress.quantize.ptq import REPAIR_IMAGES
 from yolo_compress.quantize.ranges import RANGES
+from yolo_compress.quantize.repair import repair_layers
+from yolo_compress.quantize.rounding import ROUNDINGS
 from yolo_compress.quantize.sites import sites
 from yolo_compress.quantize.source import read_float
 from yolo_compress.quantize.widths import choose_widths, placed
@@ -111,7 +115,8 @@ class QuantizationAware:
         stride = max(int(trainer.model.stride.max()), 32)
         imgsz = math.ceil(trainer.args.imgsz / stride) * stride  # the trainer rounds it the same way, but later
         calibration = None
-        if numbers.static:  # weights alone have no ranges to choose
+        repaired = form.rounding != "nearest" or form.bias_correction
+        if numbers.static or repaired:  # weights alone, rounded to the nearest, have nothing to look at images for
             calibration = calibration_set(read_data(trainer.args.data), form.images, form.calibration)
         images = calibration.images if calibration else ()
         with tempfile.TemporaryDirectory() as folder:
@@ -123,6 +128,8 @@ class QuantizationAware:
         parameters = nearest_parameters(
             model, placement, chosen.quantizers, numbers.weights, int32_bias=numbers.int32_bias
         )
+        if repaired:
+            self._repair(trainer.model, model, placement, chosen.quantizers, parameters, images, imgsz)
         found = sites(Wiring(model.graph), placement)
         weights = {layer.name: parameters[layer.node].weight for layer in placement.layers}
         scales = {name: known.scales for name, known in weights.items() if known is not None}
@@ -137,6 +144,40 @@ class QuantizationAware:
                 f"{len(placement.groups)} ranges chosen by {form.range} on {len(images)} images"
             )
         return start, tuple(group.tensors for group in placement.groups)
+
+    def _repair(
+        self,
+        model: nn.Module,
+        graph: Any,
+        placement: Placement,
+        quantizers: Mapping[Group, Affine],
+        parameters: Mapping[int, Parameters],
+        images: Sequence[Path],
+        imgsz: int,
+    ) -> None:
+        """Begin with the codes and biases that quantization without training would end with.
+
+        The model gets the weights that those codes stand for: nearest rounding under the same scales finds the codes
+        again, and training moves on from there.
+        """
+        form, numbers = self.form, format_of(self.form)
+        repaired, _ = repair_layers(
+            graph,
+            placement,
+            quantizers,
+            parameters,
+            images[:REPAIR_IMAGES],
+            imgsz=imgsz,
+            form=numbers.weights,
+            rounder=ROUNDINGS[form.rounding].choose,
+            bias=form.bias_correction,
+            int32_bias=numbers.int32_bias,
+            progress=LOGGER.info if RANK in {-1, 0} else None,
+        )
+        for layer in placement.layers:
+            found = repaired[layer.node]
+            if found.weight is not None and found.bias is not None:
+                set_folded_(unwrap_model(model), layer.name, found.weight.values, found.bias)
 
     def _tell(self, trainer: CompressTrainer) -> None:
         if RANK in {-1, 0}:

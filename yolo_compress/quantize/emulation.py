@@ -131,6 +131,25 @@ def hold_statistics(model: nn.Module) -> None:
             module.bn.eval()
 
 
+def set_folded_(model: nn.Module, name: str, weight: np.ndarray, bias: np.ndarray) -> None:
+    """Give a `Conv` block what makes its folded convolution have these parameters, in place.
+
+    Channels that BatchNorm multiplies by nothing keep their weights: no value of theirs would show.
+
+    Args:
+        name: Of the block.
+        weight: (outputs, inputs, height, width), folded.
+        bias: (outputs,), folded.
+    """
+    block = model.get_submodule(name)
+    with torch.no_grad():
+        gain, now = _gain(block.bn), block.conv.weight
+        alive = (gain.abs() >= SMALLEST_GAIN)[:, None, None, None]
+        wanted = torch.from_numpy(weight).to(now) / torch.where(alive, gain[:, None, None, None], 1.0)
+        now.copy_(torch.where(alive, wanted, now))
+        block.bn.bias += torch.from_numpy(bias).to(now) - _bias(block, gain)
+
+
 def _gain(norm: nn.BatchNorm2d) -> torch.Tensor:
     return norm.weight / torch.sqrt(norm.running_var + norm.eps)
 

@@ -122,8 +122,7 @@ class Recipe(Section):
                 "out while it trains; leave its layers out, or give schedule=one_shot"
             )
         if self.qat is not None and self.quantize is not None:
-            asked = {"rounding": "nearest", "bias_correction": False, "max_drop": None, "latency": None}
-            idle = [name for name, plain in asked.items() if getattr(self.quantize, name) != plain]
+            idle = [name for name in ("max_drop", "latency") if getattr(self.quantize, name) is not None]
             if idle:
                 raise ValueError(
                     f"{idle[0]} belongs to quantization without training, and qat trains; leave one of them out"
