@@ -81,7 +81,7 @@ def _claims(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
     trained = {name: of(name) for name in CANDIDATES}
     claimed = trained[CLAIMED]
-    if len(claimed) < 2:
+    if not claimed:
         return []
     (floating,), (start,) = of("float"), of("not trained")
     drop = floating - statistics.mean(claimed)
@@ -92,8 +92,9 @@ def _claims(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         f"{floating:.2f}, not trained {start:.2f}; {how}: {told}; spread over seeds {max(claimed) - min(claimed):.2f}"
     )
     seeds = sorted(row["seed"] for row in rows if row["candidate"] == CLAIMED)
+    holds = drop <= TARGET and len(seeds) > 1  # one seed can show a miss, and no success
     target = f"<= {TARGET}"
-    return [claim("quant.w4a8_qat_drop", statement, drop, "mAP", target, holds=drop <= TARGET, seeds=seeds)]
+    return [claim("quant.w4a8_qat_drop", statement, drop, "mAP", target, holds=holds, seeds=seeds)]
 
 
 if __name__ == "__main__":
