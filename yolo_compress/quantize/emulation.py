@@ -32,6 +32,7 @@ from yolo_compress.quantize.weights import WeightForm
 
 CHILD = "quantizers"
 SMALLEST_GAIN = 1e-6
+NO_BLOCK = "'{}' is in no Conv block of Ultralytics; train this model without qat"
 
 
 @dataclass(frozen=True)
@@ -140,8 +141,13 @@ def set_folded_(model: nn.Module, name: str, weight: np.ndarray, bias: np.ndarra
         name: Of the block.
         weight: (outputs, inputs, height, width), folded.
         bias: (outputs,), folded.
+
+    Raises:
+        UnsupportedModel: It is no `Conv` block.
     """
     block = model.get_submodule(name)
+    if type(block) not in FOLDED:
+        raise UnsupportedModel(NO_BLOCK.format(name))
     with torch.no_grad():
         gain, now = _gain(block.bn), block.conv.weight
         alive = (gain.abs() >= SMALLEST_GAIN)[:, None, None, None]
@@ -271,7 +277,7 @@ def _bind(model: nn.Module, quantizers: Quantizers) -> None:
     loose = {name for name, module in modules.items() if isinstance(module, nn.BatchNorm2d)}
     loose -= {f"{name}.bn" for name in blocks}
     if strange := sorted(loose | {name for name in quantizers.weights if name not in blocks}):
-        raise UnsupportedModel(f"'{strange[0]}' is in no Conv block of Ultralytics; train this model without qat")
+        raise UnsupportedModel(NO_BLOCK.format(strange[0]))
     for name, block in blocks.items():  # those in float as well: BatchNorm has the same statistics everywhere
         site = quantizers.sites.get(name, Site())
         block.forward = _Folded(block, quantizer(site.source), weights.get(name), quantizer(site.output))

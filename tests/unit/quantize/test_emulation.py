@@ -14,8 +14,8 @@ import onnxruntime
 import pytest
 import torch
 
-from tests.tiny import FAMILIES
-from yolo_compress.errors import UsageError
+from tests.tiny import FAMILIES, tiny_model
+from yolo_compress.errors import UnsupportedModel, UsageError
 from yolo_compress.host import checkpoint
 from yolo_compress.host.data import image_batches
 from yolo_compress.quantize import SCHEMES, Learned, emulation, quantize_learned
@@ -324,3 +324,22 @@ def test_a_channel_that_batchnorm_has_silenced_can_come_back(graphs, images, beg
     weight = (block.conv.weight[0] / torch.sqrt(block.bn.running_var[0] + block.bn.eps)).detach()
     assert scales[0, 0] * 127 == pytest.approx(float(weight.abs().max()), rel=1e-4)
     assert torch.isfinite(torch.cat([value.flatten() for value in flat(model.train()(batch))])).all()
+
+
+def test_a_block_gets_the_folded_parameters_that_it_is_given():
+    model = tiny_model()
+    block, draw = model.get_submodule("model.0"), np.random.default_rng(0)
+    with torch.no_grad():
+        block.bn.running_var.uniform_(0.5, 2)
+        block.bn.weight[1] = 0  # a channel that shows nothing of its weights
+    before = block.conv.weight.detach().clone()
+    weight = draw.normal(size=tuple(before.shape)).astype(np.float32)
+    bias = draw.normal(size=len(weight)).astype(np.float32)
+    emulation.set_folded_(model, "model.0", weight, bias)
+    folded = torch.nn.utils.fusion.fuse_conv_bn_eval(block.conv.eval(), block.bn.eval())
+    alive = [channel for channel in range(len(weight)) if channel != 1]
+    np.testing.assert_allclose(folded.weight.detach().numpy()[alive], weight[alive], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(folded.bias.detach().numpy(), bias, rtol=1e-4, atol=1e-5)
+    assert torch.equal(block.conv.weight[1], before[1])
+    with pytest.raises(UnsupportedModel, match=r"'model\.0\.conv' is in no Conv block"):
+        emulation.set_folded_(model, "model.0.conv", weight, bias)
