@@ -38,6 +38,7 @@ PAIRS = ("cwd,response", "response,box", "cwd,response,box", "crosskd,cwd")
 SLOWER, SLOWER_LR = ", slower", 0.00003  # so that no candidate looks better by the learning rate alone
 ABLATION = (
     *(f"{name}{SLOWER}" for name in ("none", "native yolov8n", "ours yolov8n", "label-free yolov8n", "ours yolov8s")),
+    "ours yolov8n,yolov8s",  # the model that was pruned, and a larger one beside it
     *(f"{losses} yolov8n" for losses in (*PAIRS, *LOSSES) if losses not in ("psa", "iou")),  # no attention; that is box
 )
 VS_NATIVE, VS_NONE, LABEL_FREE = 0.7, 1.5, 0.5
@@ -87,7 +88,7 @@ def _flags(candidate: str, folder: Path) -> dict[str, Any]:
     if candidate == "none":
         return {}
     kind, _, teacher = candidate.rpartition(" ")
-    file = str(folder / "weights" / f"{teacher}.pt")
+    file = ",".join(str(folder / "weights" / f"{name}.pt") for name in teacher.split(","))
     if kind == "native":
         return {"distill_model": file}
     named = {"ours": {}, "label-free": {"labels": False}}

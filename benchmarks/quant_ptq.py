@@ -51,6 +51,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "w4": {"range": "mse", "weight_bits": 4},
     "w4, bias, adaround": FOUR_BITS,
     "w4, bias, adaround, blocks of 32": {**FOUR_BITS, "weight_group": 32},
+    "w4, percentile, bias, adaround, blocks of 32": {**FOUR_BITS, "weight_group": 32, "range": "percentile"},
 }
 DEFAULT = (
     "mse"  # of WAYS, what `quantize` does when nothing is said; claims are about it, but for those with a way below
@@ -104,11 +105,14 @@ def _settings() -> list[dict[str, Any]]:
 def _pairs() -> list[dict[str, Any]]:
     """Return what is timed against the native INT8 export, with the matrix unit where there is one, and without."""
     found = [("yolov8n", "openvino"), ("yolov8s", "openvino"), ("yolov8n", "onnxruntime")]
-    has_amx = "amx_int8" in describe_machine()["cpu_flags"]
-    units = (True, False) if has_amx else (False,)
+    units = (True, False) if _has_amx() else (False,)
     return [
         {"model": model, "target": target, "amx": amx, "way": "latency"} for amx in units for model, target in found
     ]
+
+
+def _has_amx() -> bool:
+    return "amx_int8" in describe_machine()["cpu_flags"]
 
 
 class _Files:
@@ -185,7 +189,7 @@ def _accuracy(files: _Files, setting: dict[str, Any]) -> dict[str, Any]:
 def _latency(files: _Files, setting: dict[str, Any]) -> dict[str, Any]:
     model, target = setting["model"], setting["target"]
     native, ours = files.native(model, target), files.ours(model, target, DEFAULT)[0]
-    if not setting["amx"]:  # read when the runtime is loaded, so it takes a process of its own
+    if not setting["amx"] and _has_amx():  # read when the runtime is loaded, so it takes a process of its own
         call = [sys.executable, "-m", f"benchmarks.{NAME}", "pair", str(native), str(ours)]
         answer = subprocess.run(
             call, check=True, stdout=subprocess.PIPE, text=True, env={**os.environ, **NO_AMX}

@@ -1,0 +1,151 @@
+# Copyright (C) 2026 yolo_compress contributors. SPDX-License-Identifier: AGPL-3.0-or-later
+"""Rewritten graphs, computed by ONNX Runtime beside the ones that they were made from."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from tests.tiny import FAMILIES, export_families, tiny_model, write_data
+from yolo_compress.engines.rewrite import SIDES, rewritten
+from yolo_compress.host.checkpoint import save_model
+from yolo_compress.host.data import read_data
+from yolo_compress.host.export import export_onnx
+from yolo_compress.prune import prune
+from yolo_compress.quantize import quantize_onnx
+from yolo_compress.recipe import PruneSection
+
+SIZE = 64
+BINS = 16
+
+
+def loud(model):
+    """Make box distributions and scores anything but flat."""
+    for tower in (*model.model[-1].cv2, *model.model[-1].cv3):
+        tower[-1].weight.data.mul_(30)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Return a folder with float graphs, a quantized one and a pruned one."""
+    made = tmp_path_factory.mktemp("rewrite")
+    export_families(made, change=loud)
+    images = read_data(write_data(made / "data")).train
+    for source in FAMILIES:
+        quantize_onnx(made / f"{source}.onnx", made / f"{source}_int8.onnx", images=images, imgsz=SIZE)
+    model = tiny_model(width=0.25)
+    result = prune(model, config=PruneSection(flops=0.2, importance="l2", repair="nothing"), imgsz=SIZE)
+    save_model(result.model, made / "pruned.pt")
+    export_onnx(made / "pruned.pt", made / "pruned.onnx", imgsz=SIZE)
+    export_onnx(made / "yolov8n.pt", made / "free.onnx", imgsz=SIZE, free_batch=True)
+    return made
+
+
+def computed(model: onnx.ModelProto, images: np.ndarray) -> np.ndarray:
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL  # as written
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return session.run(None, {"images": images})[0]
+
+
+@pytest.mark.parametrize("name", [*FAMILIES, *(f"{name}_int8" for name in FAMILIES), "pruned", "free"])
+def test_the_output_is_the_same_up_to_rounding(folder, name):
+    before = onnx.load(folder / f"{name}.onnx")
+    after = rewritten(before)
+    onnx.checker.check_model(after, full_check=True)
+    images = np.random.default_rng(0).random((1, 3, SIZE, SIZE), np.float32)
+    wanted, got = computed(before, images), computed(after, images)
+    assert np.ptp(wanted) > 10
+    np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=2e-4)
+    assert list(after.metadata_props) == list(before.metadata_props)
+
+
+@pytest.mark.parametrize("name", ["yolov8n", "yolov8n_int8"])
+def test_what_takes_time_is_gone(folder, name):
+    before = onnx.load(folder / f"{name}.onnx")
+    kinds, had = (Counter(node.op_type for node in model.graph.node) for model in (rewritten(before), before))
+    assert (had["Softmax"], kinds["Softmax"], kinds["Transpose"]) == (1, 0, 0)
+    assert kinds["Slice"] - had["Slice"] == 8  # one for each C2f
+    assert kinds["Split"] == had["Split"] - 8 + 1  # the quotient's two sums
+    assert kinds["Sigmoid"] == had["Sigmoid"] + 2  # one a level in place of one for all
+    assert (kinds["Exp"], kinds["ReduceMax"]) == (3, 3)
+
+
+def test_attention_keeps_its_softmax_and_what_splits_for_two_readers_its_split(folder):
+    before = onnx.load(folder / "yolo11n.onnx")
+    after = rewritten(before)
+    assert [n.name for n in after.graph.node if n.op_type == "Softmax"] == [
+        n.name for n in before.graph.node if n.op_type == "Softmax" and "dfl" not in n.name
+    ]
+    kept = {n.name for n in after.graph.node if n.op_type == "Split"}
+    assert any(name.startswith("/model.10/") for name in kept)  # C2PSA joins its first half with something else
+
+
+def test_the_graph_that_is_given_stays_as_it_is(folder):
+    model = onnx.load(folder / "yolov8n.onnx")
+    before = model.SerializeToString()
+    rewritten(model)
+    assert model.SerializeToString() == before
+
+
+def test_a_second_time_changes_nothing(folder):
+    once = rewritten(onnx.load(folder / "yolov8n.onnx"))
+    assert rewritten(once) == once
+
+
+def small(*nodes: onnx.NodeProto, outputs: list[str], **constants: np.ndarray) -> onnx.ModelProto:
+    """Return a graph from `x` (1, 4, 2, 2)."""
+    make, kind = onnx.helper, onnx.TensorProto.FLOAT
+    graph = make.make_graph(
+        list(nodes),
+        "small",
+        [make.make_tensor_value_info("x", kind, [1, 4, 2, 2])],
+        [make.make_tensor_value_info(name, kind, None) for name in outputs],
+        [onnx.numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    return make.make_model(graph, ir_version=9, opset_imports=[make.make_opsetid("", 17)])
+
+
+@pytest.mark.parametrize(
+    ("joined", "outputs"),
+    [
+        (["b", "a"], ["y"]),  # the other way round
+        (["a", "x", "b"], ["y"]),  # something in between
+        (["a", "b"], ["y", "a"]),  # a half that is put out
+    ],
+)
+def test_halves_that_do_not_make_the_whole_again_stay(joined, outputs):
+    make = onnx.helper.make_node
+    model = small(
+        make("Split", ["x", "sizes"], ["a", "b"], "split", axis=1),
+        make("Concat", joined, ["y"], "concat", axis=1),
+        outputs=outputs,
+        sizes=np.array([2, 2], np.int64),
+    )
+    assert rewritten(model) == model
+
+
+def test_opsets_before_18_take_axes_another_way(folder):
+    before = onnx.load(folder / "yolov8n.onnx")
+    before.opset_import[0].version = 17  # what else is in it is written alike there
+    after = rewritten(before)
+    onnx.checker.check_model(after, full_check=True)
+    images = np.random.default_rng(0).random((1, 3, SIZE, SIZE), np.float32)
+    np.testing.assert_allclose(computed(after, images), computed(before, images), rtol=1e-4, atol=2e-4)
+
+
+@pytest.mark.parametrize("highest", [1.0, 12.0, 25.0])
+def test_sums_stay_within_half_precision(highest):
+    """What `_boxes` writes, on logits as large and as far apart as real ones."""
+    rng = np.random.default_rng(0)
+    logits = rng.uniform(-6, 0, (SIDES, BINS)) + highest - np.array([0, 3, 6, 9])[:, None]
+    logits = logits.astype(np.float16)
+    powers = np.exp(logits - logits.max())
+    bins = np.arange(BINS, dtype=np.float16)
+    means = (powers * bins).sum(1, dtype=np.float16) / powers.sum(1, dtype=np.float16)
+    exact = np.exp(logits.astype(np.float64))
+    np.testing.assert_allclose(means, (exact * bins).sum(1) / exact.sum(1), rtol=0.01)
