@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,11 @@ from yolo_compress.host.data import read_data
 from yolo_compress.host.export import export_onnx
 from yolo_compress.host.trainer import CompressTrainer, Narrowing
 from yolo_compress.host.ultralytics import LOGGER, RANK, unwrap_model
-from yolo_compress.quantize.affine import Affine
 from yolo_compress.quantize.emulation import CHILD, Quantizers, aside, current, hold_statistics, install, set_folded_
 from yolo_compress.quantize.format import format_of
-from yolo_compress.quantize.graph import Parameters, nearest_parameters
+from yolo_compress.quantize.graph import nearest_parameters
 from yolo_compress.quantize.learned import FACT, Learned
-from yolo_compress.quantize.placement import Group, Placement, Wiring, place
+from yolo_compress.quantize.placement import Wiring, place
 from yolo_compress.quantize.ptq import REPAIR_IMAGES
 from yolo_compress.quantize.ranges import RANGES
 from yolo_compress.quantize.repair import repair_layers
@@ -111,74 +110,23 @@ class QuantizationAware:
             yield
 
     def _begin(self, trainer: CompressTrainer) -> tuple[Quantizers, tuple[tuple[str, ...], ...]]:
-        form, numbers = self.form, format_of(self.form)
+        form = self.form
         stride = max(int(trainer.model.stride.max()), 32)
         imgsz = math.ceil(trainer.args.imgsz / stride) * stride  # the trainer rounds it the same way, but later
         calibration = None
-        repaired = form.rounding != "nearest" or form.bias_correction
-        if numbers.static or repaired:  # weights alone, rounded to the nearest, have nothing to look at images for
+        if format_of(form).static or repairs(form):  # weights alone, rounded to the nearest, look at no images
             calibration = calibration_set(read_data(trainer.args.data), form.images, form.calibration)
         images = calibration.images if calibration else ()
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / "start.pt"
-            write_model(trainer.model, file)
-            model = read_float(export_onnx(file, Path(folder) / "start.onnx", imgsz=imgsz))
-        placement = placed(place(model.graph, numbers.scheme, keep=form.keep), numbers)
-        chosen = choose_widths(model, placement, numbers, RANGES[form.range], images, imgsz=imgsz)
-        parameters = nearest_parameters(
-            model, placement, chosen.quantizers, numbers.weights, int32_bias=numbers.int32_bias
-        )
-        if repaired:
-            self._repair(trainer.model, model, placement, chosen.quantizers, parameters, images, imgsz)
-        found = sites(Wiring(model.graph), placement)
-        weights = {layer.name: parameters[layer.node].weight for layer in placement.layers}
-        scales = {name: known.scales for name, known in weights.items() if known is not None}
-        tables = {name: known.table for name, known in weights.items() if known is not None and known.table is not None}
-        activations = [chosen.quantizers[group] for group in placement.groups]
-        start = Quantizers(found, activations, scales, numbers.weights, tables)
+        progress = LOGGER.info if RANK in {-1, 0} else None
+        start, groups, layers = starting_point(trainer.model, form, images, imgsz, progress=progress)
         if RANK in {-1, 0}:
             for note in calibration.notes if calibration else ():
                 LOGGER.warning(note)
             LOGGER.info(
-                f"Training quantized for {form.target}: {len(scales)} of {len(placement.layers)} convolutions, "
-                f"{len(placement.groups)} ranges chosen by {form.range} on {len(images)} images"
+                f"Training quantized for {form.target}: {len(start.weights)} of {layers} convolutions, "
+                f"{len(groups)} ranges chosen by {form.range} on {len(images)} images"
             )
-        return start, tuple(group.tensors for group in placement.groups)
-
-    def _repair(
-        self,
-        model: nn.Module,
-        graph: Any,
-        placement: Placement,
-        quantizers: Mapping[Group, Affine],
-        parameters: Mapping[int, Parameters],
-        images: Sequence[Path],
-        imgsz: int,
-    ) -> None:
-        """Begin with the codes and biases that quantization without training would end with.
-
-        The model gets the weights that those codes stand for: nearest rounding under the same scales finds the codes
-        again, and training moves on from there.
-        """
-        form, numbers = self.form, format_of(self.form)
-        repaired, _ = repair_layers(
-            graph,
-            placement,
-            quantizers,
-            parameters,
-            images[:REPAIR_IMAGES],
-            imgsz=imgsz,
-            form=numbers.weights,
-            rounder=ROUNDINGS[form.rounding].choose,
-            bias=form.bias_correction,
-            int32_bias=numbers.int32_bias,
-            progress=LOGGER.info if RANK in {-1, 0} else None,
-        )
-        for layer in placement.layers:
-            found = repaired[layer.node]
-            if found.weight is not None:
-                assert found.bias is not None  # BatchNorm leaves one in every block that is quantized
-                set_folded_(unwrap_model(model), layer.name, found.weight.values, found.bias)
+        return start, groups
 
     def _tell(self, trainer: CompressTrainer) -> None:
         if RANK in {-1, 0}:
@@ -186,3 +134,71 @@ class QuantizationAware:
                 f"Validated above is the float model of {trainer.best}; every epoch before was validated quantized. "
                 f"Write the quantized one with: yolo-compress quantize model={trainer.best} data={trainer.args.data}"
             )
+
+
+def repairs(form: QuantizeSection) -> bool:
+    """Tell whether codes and biases are fitted to images before training begins."""
+    return form.rounding != "nearest" or form.bias_correction
+
+
+def starting_point(
+    model: nn.Module,
+    form: QuantizeSection,
+    images: Sequence[Path],
+    imgsz: int,
+    *,
+    progress: Callable[[str], None] | None = None,
+) -> tuple[Quantizers, tuple[tuple[str, ...], ...], int]:
+    """Choose what quantization without training would on the same images, as quantizers of the PyTorch model.
+
+    Where codes and biases are repaired, the model gets the weights that the codes stand for, in place: nearest rounding
+    under the same scales finds the codes again, and training moves on from there.
+
+    Args:
+        model: A float detector of Ultralytics.
+        form: What form the quantized model has.
+        images: Calibration images.
+        imgsz: Side of the square input in pixels, a multiple of the largest stride.
+        progress: Takes a line now and then.
+
+    Returns:
+        The quantizers; the tensors of each group by their names in the exported graph; and how many convolutions the
+        graph has, quantized or not.
+
+    Raises:
+        UsageError: A layer to keep does not exist, or an option is out of range.
+        UnsupportedModel: The model has blocks that are not known.
+    """
+    numbers = format_of(form)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "start.pt"
+        write_model(model, file)
+        graph = read_float(export_onnx(file, Path(folder) / "start.onnx", imgsz=imgsz))
+    placement = placed(place(graph.graph, numbers.scheme, keep=form.keep), numbers)
+    chosen = choose_widths(graph, placement, numbers, RANGES[form.range], images, imgsz=imgsz)
+    parameters = nearest_parameters(graph, placement, chosen.quantizers, numbers.weights, int32_bias=numbers.int32_bias)
+    if repairs(form):
+        repaired, _ = repair_layers(
+            graph,
+            placement,
+            chosen.quantizers,
+            parameters,
+            images[:REPAIR_IMAGES],
+            imgsz=imgsz,
+            form=numbers.weights,
+            rounder=ROUNDINGS[form.rounding].choose,
+            bias=form.bias_correction,
+            int32_bias=numbers.int32_bias,
+            progress=progress,
+        )
+        for layer in placement.layers:
+            found = repaired[layer.node]
+            if found.weight is not None:
+                assert found.bias is not None  # BatchNorm leaves one in every block that is quantized
+                set_folded_(unwrap_model(model), layer.name, found.weight.values, found.bias)
+    weights = {layer.name: parameters[layer.node].weight for layer in placement.layers}
+    scales = {name: known.scales for name, known in weights.items() if known is not None}
+    tables = {name: known.table for name, known in weights.items() if known is not None and known.table is not None}
+    activations = [chosen.quantizers[group] for group in placement.groups]
+    start = Quantizers(sites(Wiring(graph.graph), placement), activations, scales, numbers.weights, tables)
+    return start, tuple(group.tensors for group in placement.groups), len(placement.layers)

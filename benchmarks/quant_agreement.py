@@ -1,0 +1,150 @@
+# Copyright (C) 2026 yolo_compress contributors. SPDX-License-Identifier: AGPL-3.0-or-later
+"""Whether everything that computes a quantized model finds the same: PyTorch as in training, and the runtimes.
+
+Usage: YOLO_COMPRESS_DATA=DIR python -m benchmarks.quant_agreement [openvino|onnxruntime|tensorrt ...]
+
+The same ranges and codes are computed by PyTorch with the quantizers of training, by ONNX Runtime with quantizers as
+they are written, by its integer kernels, and by OpenVINO where it takes the form. Detections from a score of 0.25 on
+are held against those of the graph as it is written: a pair is of one class and overlaps by half or more. Rows that a
+call before has measured are kept.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torchvision.ops import box_iou
+
+from benchmarks.quant_ptq import GENUINE, STAND_INS, AsWritten
+from benchmarks.record import Experiment, claim
+from yolo_compress.bench.accuracy import DEPLOYED_CONF, Detections, detect, evaluate
+from yolo_compress.engines import engine_for, get_engine
+from yolo_compress.engines.pytorch import ModelSession
+from yolo_compress.host.checkpoint import load_model
+from yolo_compress.host.data import sample
+from yolo_compress.host.export import export_onnx
+from yolo_compress.quantize import quantize_onnx
+from yolo_compress.quantize.attachment import starting_point
+from yolo_compress.quantize.emulation import install
+from yolo_compress.recipe import QuantizeSection
+
+NAME = "quant_agreement"
+IMGSZ, IMAGES = 320, 128
+REFERENCE = "onnxruntime, as written"
+ALSO = {  # beside PyTorch and the graph as it is written
+    "openvino": ("onnxruntime", "openvino"),
+    "onnxruntime": ("onnxruntime",),
+    "tensorrt": (),  # CPUs have no kernels for it that compute what GPUs do
+}
+OVERLAP = 0.5
+APART = 0.15
+
+
+def main(targets: list[str]) -> int:
+    """Measure what is missing and write the result file; return 1 when the claim does not hold."""
+    if unknown := sorted(set(targets).difference(ALSO)):
+        sys.exit(f"'{unknown[0]}' is no target; give some of {', '.join(ALSO)}")
+    made = Experiment(NAME, imgsz=IMGSZ, calibration_images=IMAGES)
+    for target in targets or ALSO:
+        for model in (*GENUINE, *STAND_INS):
+            if not made.has(target=target, model=model):
+                with tempfile.TemporaryDirectory() as place:
+                    for row in _rows(made, target, model, Path(place)):
+                        made.add(row)
+    return made.finish(_claims(made.rows))
+
+
+def _rows(made: Experiment, target: str, model: str, place: Path) -> list[dict[str, Any]]:
+    weights, images = made.folder / "weights" / f"{model}.pt", sample(made.data.train, IMAGES, seed=0)
+    floating = export_onnx(weights, place / "float.onnx", imgsz=IMGSZ)
+    graph = quantize_onnx(floating, place / "quantized.onnx", images=images, imgsz=IMGSZ, target=target).path
+    sessions: dict[str, Any] = {"float": engine_for(floating).load(floating), "pytorch": _emulated(weights, target)}
+    sessions[REFERENCE] = AsWritten(graph)
+    for runtime in ALSO[target]:
+        built = get_engine(runtime).build(graph, place / runtime, precision="int8", imgsz=IMGSZ).path
+        sessions[runtime] = engine_for(built).load(built)
+    truth, found = detect(list(sessions.values()), made.data.val, imgsz=IMGSZ, progress=print)
+    by_name = dict(zip(sessions, found, strict=True))
+    rows = []
+    for name, detections in by_name.items():
+        points = 100 * evaluate(truth, detections, classes=len(made.data.names)).map50_95
+        row = {"target": target, "model": model, "computed_by": name, "map50_95_points": points}
+        rows.append(row if name in (REFERENCE, "float") else {**row, **differences(by_name[REFERENCE], detections)})
+    return rows
+
+
+def _emulated(weights: Path, target: str) -> ModelSession:
+    """Return the PyTorch model with the quantizers that training would begin with."""
+    made = Experiment(NAME)
+    model, form = load_model(weights).eval(), QuantizeSection(target=target, images=IMAGES)
+    start, _, _ = starting_point(model, form, sample(made.data.train, IMAGES, seed=0), IMGSZ)
+    install(model, start)
+    return Unfused(model)
+
+
+class Unfused(ModelSession):
+    """A model whose BatchNorm the quantizers have folded already."""
+
+    def __init__(self, model: Any) -> None:
+        model.fuse = lambda verbose=False: model
+        super().__init__(model)
+
+
+def differences(wanted: Detections, got: Detections) -> dict[str, float]:
+    """Return how far detections lie from those of another computation, over all images.
+
+    Returns:
+        `unpaired`: share of the detections of both that have no partner; of pairs the median and the 95th percentile of
+        the distance of scores, and of the farthest side of the boxes in pixels of the image.
+    """
+    everything = 0
+    scores: list[float] = []
+    sides: list[float] = []
+    for ours, theirs in zip(wanted.images, got.images, strict=True):
+        ours, theirs = (rows[rows[:, 4] >= DEPLOYED_CONF] for rows in (ours, theirs))
+        everything += len(ours) + len(theirs)
+        overlap = box_iou(*(torch.from_numpy(rows[:, :4]) for rows in (ours, theirs))).numpy()
+        overlap = overlap * (ours[:, None, 5] == theirs[None, :, 5])
+        while overlap.size and overlap.max() >= OVERLAP:
+            one, other = np.unravel_index(overlap.argmax(), overlap.shape)
+            overlap[one], overlap[:, other] = 0, 0
+            scores.append(abs(float(ours[one, 4] - theirs[other, 4])))
+            sides.append(float(np.abs(ours[one, :4] - theirs[other, :4]).max()))
+    return {
+        "unpaired": 1 - 2 * len(scores) / everything,
+        "pairs": len(scores),
+        "score_median": float(np.median(scores)),
+        "score_p95": float(np.percentile(scores, 95)),
+        "side_px_median": float(np.median(sides)),
+        "side_px_p95": float(np.percentile(sides, 95)),
+    }
+
+
+def _claims(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the claim, once the form that all of them compute is measured on every model."""
+    apart: dict[str, float] = {}
+    for model in (*GENUINE, *STAND_INS):
+        points = [
+            row["map50_95_points"]
+            for row in rows
+            if (row["target"], row["model"]) == ("openvino", model) and row["computed_by"] != "float"
+        ]
+        if len(points) < 2 + len(ALSO["openvino"]):
+            return []
+        apart[model] = max(points) - min(points)
+    told = ", ".join(f"{model} {value:.2f}" for model, value in apart.items())
+    statement = (
+        f"mAP50-95 at {IMGSZ} px of one quantized model, target=openvino, computed by PyTorch with the quantizers of "
+        f"training, by ONNX Runtime as written and by its integer kernels, and by OpenVINO: farthest apart {told}"
+    )
+    value = max(apart.values())
+    return [claim("quant.runtimes_agree", statement, value, "mAP", f"<= {APART}", holds=round(value, 3) <= APART)]
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
