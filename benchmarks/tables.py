@@ -9,6 +9,7 @@ A block stands between `<!-- begin: NAME -->` and `<!-- end -->`, where NAME is
 * `recovery`: benchmarks/results/prune_recovery.json, a line per way to prune, means over seeds;
 * `weights`: benchmarks/results/prune_weights.json, a line per mask;
 * `quantize`: benchmarks/results/quant_ptq.json, accuracy by target and way, a column per model;
+* `agreement`: benchmarks/results/quant_agreement.json, a line per form, model and what computes it;
 * `calib`: benchmarks/results/calib_cover.json, chosen images among random draws, a line per way and range;
 * `distill`: benchmarks/results/distill_recovery.json, a line per candidate and a column per seed;
 * `qat`: benchmarks/results/quant_qat.json, a line per way to train, as INT8 and as float;
@@ -41,6 +42,7 @@ TRAINING_FREE = ROOT / "benchmarks" / "results" / "prune_training_free.json"
 RECOVERY = ROOT / "benchmarks" / "results" / "prune_recovery.json"
 WEIGHTS = ROOT / "benchmarks" / "results" / "prune_weights.json"
 QUANTIZE = ROOT / "benchmarks" / "results" / "quant_ptq.json"
+AGREEMENT = ROOT / "benchmarks" / "results" / "quant_agreement.json"
 CALIB = ROOT / "benchmarks" / "results" / "calib_cover.json"
 DISTILL = ROOT / "benchmarks" / "results" / "distill_recovery.json"
 QAT = ROOT / "benchmarks" / "results" / "quant_qat.json"
@@ -186,6 +188,23 @@ def quantize_table(tree: dict[str, Any]) -> str:
     return f"{_markdown(lines)}\n\n{_circumstances(tree)}"
 
 
+def agreement_table(tree: dict[str, Any]) -> str:
+    """Return what computes one quantized model, and how far its detections lie from those of the written graph."""
+    lines = [["form", "model", "computed by", "mAP50-95", "unpaired", "score", "score, 95 %", "side", "side, 95 %"]]
+    lines.append(["---"] * 3 + ["---:"] * 6)
+    for row in tree["rows"]:
+        line = [row["target"], row["model"], row["computed_by"], f"{row['map50_95_points']:.2f}"]
+        if "unpaired" in row:
+            line.append(f"{100 * row['unpaired']:.1f} %")
+            line += [f"{row[key]:.3f}" for key in ("score_median", "score_p95")]
+            line += [f"{row[key]:.2f}" for key in ("side_px_median", "side_px_p95")]
+        lines.append([*line, *["-"] * (len(lines[0]) - len(line))])
+    return (
+        f"{_markdown(lines)}\n\nDistances are of detections from a score of 0.25 on to those of the graph as written, "
+        f"in pixels for the farthest side; {tree['calibration_images']} calibration images. {_circumstances(tree)}"
+    )
+
+
 def calib_table(tree: dict[str, Any]) -> str:
     """Return mAP50-95 of chosen images beside that of random draws, by part, range and way."""
     lines = [["measured on", "range", "way", "chosen", "random: least", "median", "most", "draws", "draws beaten"]]
@@ -306,6 +325,7 @@ RENDERERS: dict[str, Callable[[str], str | None]] = {
     "calib": lambda _: _from(CALIB, calib_table),
     "distill": lambda _: _from(DISTILL, distill_table),
     "qat": lambda _: _from(QAT, qat_table),
+    "agreement": lambda _: _from(AGREEMENT, agreement_table),
     "native": _native,
     "modes": _modes,
     "help": _help,
