@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 SIDES = 4
 OPSET = 13  # the first whose Split takes sizes as an input
 AXES_AS_INPUT = 18  # the first whose ReduceMax does
+NOTHING = 1e-30  # added to sums of exponentials, so that a side whose logits all vanish has a mean, not 0 / 0
 FAR = np.iinfo(np.int64).max
 
 
@@ -184,6 +185,8 @@ def _boxes(graph: _Graph) -> None:
         for side in range(SIDES):
             weight[:, side, side] = found.steps, np.ones(bins)
         sums = graph.constant(f"{name}_sums", weight.reshape(2 * SIDES, SIDES * bins, 1, 1))
+        bias = NOTHING * np.repeat([found.steps.mean(), 1], SIDES)
+        least = graph.constant(f"{name}_least", bias.astype(np.float32))
         for reshape in found.levels:
             logits, shape = reshape.input[0], graph.value(reshape, 1)
             assert shape is not None  # `_levels` has looked
@@ -193,7 +196,7 @@ def _boxes(graph: _Graph) -> None:
                 _largest(graph, logits, most),
                 graph.make("Sub", [logits, most], [less], f"{logits}_Sub"),
                 graph.make("Exp", [less], [powers], f"{logits}_Exp"),
-                graph.make("Conv", [powers, sums], [both], f"{logits}_Sums"),
+                graph.make("Conv", [powers, sums, least], [both], f"{logits}_Sums"),
             )
             shape = np.array([shape[0], 2 * SIDES, *shape[2:]], np.int64)
             reshape.input[0], reshape.input[1] = both, graph.constant(f"{reshape.name}_shape", shape)
