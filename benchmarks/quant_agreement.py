@@ -6,9 +6,8 @@ Usage: YOLO_COMPRESS_DATA=DIR python -m benchmarks.quant_agreement [openvino|onn
 The same ranges and codes are computed by PyTorch with the quantizers of training, by ONNX Runtime with quantizers as
 they are written, by its integer kernels, and by OpenVINO where it takes the form. How far the same arithmetic lies from
 itself when sums are only taken in another order is the yardstick: as written once more, without the optimizations of
-the graph. Detections from a score of 0.25 on
-are held against those of the graph as it is written: a pair is of one class and overlaps by half or more. Rows that a
-call before has measured are kept.
+the graph. Detections from a score of 0.25 on are held against those of the graph as it is written: a pair is of one
+class and overlaps by half or more. Rows that a call before has measured are kept.
 """
 
 from __future__ import annotations

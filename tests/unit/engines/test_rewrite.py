@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from onnx.reference import ReferenceEvaluator
 
 from tests.tiny import FAMILIES, export_families, tiny_model, write_data
 from yolo_compress.engines.rewrite import SIDES, rewritten
@@ -158,14 +159,58 @@ def test_opsets_before_18_take_axes_another_way(folder):
     np.testing.assert_allclose(computed(after, images), computed(before, images), rtol=1e-4, atol=2e-4)
 
 
+def distributions(logits: np.ndarray) -> onnx.ModelProto:
+    """Return a graph that puts two levels of logits (4 x bins, positions) out as constants and decodes them."""
+    make, kind = onnx.helper, onnx.TensorProto.FLOAT
+    channels, positions = logits.shape
+    constants = {
+        "same": np.eye(channels, dtype=np.float32)[:, :, None, None],
+        "row": np.array([1, channels, -1], np.int64),
+        "sides": np.array([1, SIDES, BINS, 2 * positions], np.int64),
+        "bins": np.arange(BINS, dtype=np.float32).reshape(1, BINS, 1, 1),
+        "flat": np.array([1, SIDES, 2 * positions], np.int64),
+    }
+    nodes = []
+    for level in "ab":
+        nodes.append(make.make_node("Conv", ["images", "same"], [f"logits_{level}"], f"conv_{level}"))
+        nodes.append(make.make_node("Reshape", [f"logits_{level}", "row"], [f"row_{level}"], f"reshape_{level}"))
+    nodes += [
+        make.make_node("Concat", ["row_a", "row_b"], ["joined"], "concat", axis=2),
+        make.make_node("Reshape", ["joined", "sides"], ["split"], "reshape"),
+        make.make_node("Transpose", ["split"], ["turned"], "transpose", perm=[0, 2, 1, 3]),
+        make.make_node("Softmax", ["turned"], ["shares"], "softmax", axis=1),
+        make.make_node("Conv", ["shares", "bins"], ["means"], "mean"),
+        make.make_node("Reshape", ["means", "flat"], ["out"], "flatten"),
+    ]
+    graph = make.make_graph(
+        nodes,
+        "distributions",
+        [make.make_tensor_value_info("images", kind, [1, channels, positions, 1])],
+        [make.make_tensor_value_info("out", kind, [1, SIDES, 2 * positions])],
+        [onnx.numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    return make.make_model(graph, ir_version=9, opset_imports=[make.make_opsetid("", 18)])
+
+
+def in_half_precision(model: onnx.ModelProto, logits: np.ndarray) -> np.ndarray:
+    """Compute a graph with float16 for every number, and every result rounded to it."""
+    for value in model.graph.initializer:
+        if value.data_type == onnx.TensorProto.FLOAT:
+            half = onnx.numpy_helper.to_array(value).astype(np.float16)
+            value.CopyFrom(onnx.numpy_helper.from_array(half, value.name))
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
+    given = logits.astype(np.float16)[None, :, :, None]
+    return ReferenceEvaluator(model).run(None, {"images": given})[0]
+
+
 @pytest.mark.parametrize("highest", [1.0, 12.0, 25.0])
-def test_sums_stay_within_half_precision(highest):
-    """What `_boxes` writes, on logits as large and as far apart as real ones."""
-    rng = np.random.default_rng(0)
-    logits = rng.uniform(-6, 0, (SIDES, BINS)) + highest - np.array([0, 3, 6, 9])[:, None]
-    logits = logits.astype(np.float16)
-    powers = np.exp(logits - logits.max())
-    bins = np.arange(BINS, dtype=np.float16)
-    means = (powers * bins).sum(1, dtype=np.float16) / powers.sum(1, dtype=np.float16)
-    exact = np.exp(logits.astype(np.float64))
-    np.testing.assert_allclose(means, (exact * bins).sum(1) / exact.sum(1), rtol=0.01)
+def test_half_precision_holds_what_is_computed(highest):
+    """Logits as large, and sides as far apart, as real ones."""
+    below = np.repeat([0, 3, 6, 9], BINS)[:, None]
+    logits = np.random.default_rng(0).uniform(-6, 0, (SIDES * BINS, 5)) + highest - below
+    model = rewritten(distributions(logits))
+    assert "Softmax" not in {node.op_type for node in model.graph.node}
+    powers = np.exp(logits.astype(np.float16).astype(np.float64)).reshape(SIDES, BINS, -1)
+    exact = (powers * np.arange(BINS)[:, None]).sum(1) / powers.sum(1)
+    np.testing.assert_allclose(in_half_precision(model, logits)[0], np.tile(exact, 2), rtol=0.01)
