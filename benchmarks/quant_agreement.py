@@ -32,8 +32,8 @@ from yolo_compress.host.checkpoint import load_model
 from yolo_compress.host.data import sample
 from yolo_compress.host.export import export_onnx
 from yolo_compress.quantize import quantize_onnx
-from yolo_compress.quantize.attachment import starting_point
 from yolo_compress.quantize.emulation import install
+from yolo_compress.quantize.start import starting_point
 from yolo_compress.recipe import QuantizeSection
 
 NAME = "quant_agreement"

@@ -237,7 +237,7 @@ def test_quantizing_follows_a_manifest(tiny_data, tmp_path, make_checkpoint):
 def test_training_quantized_begins_with_the_images_of_a_manifest(tiny_data, tmp_path, monkeypatch):
     from types import SimpleNamespace
 
-    from yolo_compress.quantize import attachment
+    from yolo_compress.quantize import attachment, start
     from yolo_compress.recipe import QatSection, QuantizeSection
 
     made = quiet(tiny_data, n=2, out=tmp_path / "a.json")
@@ -250,7 +250,7 @@ def test_training_quantized_begins_with_the_images_of_a_manifest(tiny_data, tmp_
         given.extend(images)
         raise Enough
 
-    monkeypatch.setattr(attachment, "choose_widths", choose_widths)
+    monkeypatch.setattr(start, "choose_widths", choose_widths)
     trainer = SimpleNamespace(model=tiny_model(), args=SimpleNamespace(data=str(tiny_data), imgsz=64))
     form = QuantizeSection(calibration=str(made.manifest))
     with pytest.raises(Enough):
