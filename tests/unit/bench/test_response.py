@@ -45,3 +45,15 @@ def test_distance_to_itself_is_zero_and_so_is_its_gradient() -> None:
     total = distance([full], [moved], OutputWeights()).sum()
     assert float(total.detach()) == pytest.approx(0, abs=1e-12)
     assert all(g.abs().max() < 1e-9 for g in torch.autograd.grad(total, [moved.scores, moved.distances]))
+
+
+def test_a_small_change_is_measured_in_float32_as_in_float64() -> None:
+    """Summed over the anchors of a real image, the rounding of float32 would outweigh the divergence itself."""
+    full = _random(0, anchors=2000, classes=80)
+    other = Response(full.scores + 1e-4 * _random(1, anchors=2000, classes=80).scores, full.distances)
+    single = [Response(r.scores.float(), r.distances.float()) for r in (full, other)]
+    found = distance([single[0]], [single[1]], OutputWeights())
+    doubled = [Response(r.scores.double(), r.distances.double()) for r in single]
+    expected = distance([doubled[0]], [doubled[1]], OutputWeights())
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=0)
+    assert (expected > 0).all()
