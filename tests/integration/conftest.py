@@ -5,9 +5,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
+from yolo_compress.host.trainer import CompressTrainer
+
+
+class Cut(Exception):
+    """Stands for a process that ends between two epochs."""
 
 
 @pytest.fixture
@@ -52,3 +59,24 @@ train.train({str(student)!r}, name="cut", **{given!r})
         return tmp_path / "runs" / "cut" / "weights"
 
     return train
+
+
+@pytest.fixture
+def cut(monkeypatch):
+    """Return a context in which a run ends, as if its process had, instead of saving for the n-th time."""
+
+    @contextmanager
+    def at_save(number: int):
+        saves, save = [], CompressTrainer.save_model
+
+        def save_and_end(self):
+            saves.append(self.epoch)
+            if len(saves) == number:
+                raise Cut
+            return save(self)
+
+        with monkeypatch.context() as patch, pytest.raises(Cut):
+            patch.setattr(CompressTrainer, "save_model", save_and_end)
+            yield
+
+    return at_save

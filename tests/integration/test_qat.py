@@ -13,6 +13,7 @@ import onnxruntime
 import pytest
 import torch
 
+from tests.integration.quantized import QAT, methods, training_start
 from tests.tiny import losses
 from yolo_compress import api
 from yolo_compress import train as training
@@ -22,8 +23,6 @@ from yolo_compress.host.data import image_batches, read_data
 from yolo_compress.host.trainer import STATE_FILE
 from yolo_compress.quantize import Learned
 from yolo_compress.quantize.emulation import CHILD
-
-QAT = {"qat": "int8", "quantize_target": "tensorrt", "quantize_images": 8}
 
 
 @pytest.mark.parametrize("family", ["yolov8n", "yolo11n", "yolo26n"])
@@ -50,23 +49,6 @@ def test_checkpoints_are_stock_and_say_what_was_learned(make_checkpoint, setting
     code = f"YOLO({str(folder / 'weights' / 'best.pt')!r}).predict(torch.zeros(1, 3, 64, 64), verbose=False)"
     env = {**os.environ, "ULTRALYTICS_SAFE_LOAD": "1"}
     subprocess.run([sys.executable, "-c", blocked + code], check=True, env=env, capture_output=True)
-
-
-def methods(made) -> set[str]:
-    """Return how the ranges of the quantized layers were chosen."""
-    return {row["method"] for row in made.tables["quantize"] if row["precision"] == "int8"}
-
-
-def training_start(student, settings):
-    """Return the ranges that calibration chooses on the same images."""
-    from types import SimpleNamespace
-
-    from yolo_compress.quantize.attachment import QuantizationAware
-    from yolo_compress.recipe import QatSection, QuantizeSection
-
-    args = SimpleNamespace(imgsz=64, data=settings["data"])
-    attachment = QuantizationAware(QatSection(), QuantizeSection(target="tensorrt", images=8))
-    return attachment._begin(SimpleNamespace(model=checkpoint.load_model(student), args=args))[0].activations
 
 
 def test_quantizing_follows_what_was_learned(make_checkpoint, settings, tmp_path):
@@ -238,8 +220,8 @@ def test_it_trains_together_with_pruning_and_a_teacher(make_checkpoint, settings
         ({"quantize_max_drop": 0.5}, "max_drop belongs to quantization without training"),
         ({"quantize_latency": 0.7}, "latency belongs to quantization without training"),
         (
-            {"prune_flops": 0.2, "prune_schedule": "iterative"},
-            "qat and a pruning schedule would change",
+            {"prune_flops": 0.2, "prune_schedule": "iterative", "quantize_rounding": "adaround"},
+            "rounding=adaround fits weights to images before training, which every step of schedule=iterative",
         ),
         ({"quantize_learned": False}, "qat learns scales and learned=False throws them away"),
         ({"qat": "int4"}, "qat='int4'"),

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
 
@@ -15,25 +14,6 @@ from yolo_compress import train as training
 from yolo_compress.errors import UsageError
 from yolo_compress.host import checkpoint
 from yolo_compress.host.trainer import STATE_FILE, CompressTrainer
-
-
-class Cut(Exception):
-    """Stands for a process that ends between two epochs."""
-
-
-@contextmanager
-def _cut_at_save(number: int, monkeypatch: pytest.MonkeyPatch):
-    saves, save = [], CompressTrainer.save_model
-
-    def save_and_end(self):
-        saves.append(self.epoch)
-        if len(saves) == number:
-            raise Cut
-        return save(self)
-
-    with monkeypatch.context() as patch, pytest.raises(Cut):
-        patch.setattr(CompressTrainer, "save_model", save_and_end)
-        yield
 
 
 @pytest.mark.parametrize("family", ["yolov8n", "yolo26n"])
@@ -67,7 +47,7 @@ def test_distillation_adds_columns_and_leaves_nothing(make_checkpoint, settings,
 
 
 @pytest.mark.parametrize("family", ["yolov8n", "yolo26n"])
-def test_resumed_run_equals_the_uninterrupted_one(make_checkpoint, settings, tmp_path, monkeypatch, family):
+def test_resumed_run_equals_the_uninterrupted_one(make_checkpoint, settings, tmp_path, monkeypatch, cut, family):
     student, teacher = make_checkpoint(family), make_checkpoint(family, name="t.pt", seed=1, width=0.25)
     projectors = []
 
@@ -76,17 +56,8 @@ def test_resumed_run_equals_the_uninterrupted_one(make_checkpoint, settings, tmp
         original(self, state)
 
     original = training.Distillation.load_state
-    save = CompressTrainer.save_model
-
-    def save_and_end(self):
-        save(self)
-        if self.epoch == 0:
-            raise Cut
-
-    with monkeypatch.context() as patch:
-        patch.setattr(CompressTrainer, "save_model", save_and_end)
-        with pytest.raises(Cut):
-            training.train(student, teacher=str(teacher), name="cut", **settings)
+    with cut(2):
+        training.train(student, teacher=str(teacher), name="cut", **settings)
     weights = tmp_path / "runs" / "cut" / "weights"
     saved = torch.load(weights / STATE_FILE, weights_only=True)["saved"][0]["attachments"][0]["projectors"]
     assert saved, "the projectors were not saved"
@@ -206,21 +177,19 @@ def test_a_schedule_prunes_in_the_middle_of_training(make_checkpoint, settings, 
 
 
 @pytest.mark.parametrize("kind", ["iterative", "gradual"])
-def test_a_scheduled_run_that_was_cut_equals_the_uninterrupted_one(
-    make_checkpoint, settings, tmp_path, monkeypatch, kind
-):
+def test_a_scheduled_run_that_was_cut_equals_the_uninterrupted_one(make_checkpoint, settings, tmp_path, cut, kind):
     path = make_checkpoint()
     settings |= {"epochs": 6, "mosaic": 1.0, "close_mosaic": 1, "optimizer": "AdamW", "lr0": 0.001}
     flags = {**SCHEDULED, "prune_schedule": kind, "prune_importance": "obs", "teacher": str(path)}
     training.train(path, name="whole", **flags, **settings)
     weights = tmp_path / "runs" / "cut" / "weights"
-    with _cut_at_save(3, monkeypatch):  # once in between, once after a step, once at the end of an epoch
+    with cut(3):  # once in between, once after a step, once at the end of an epoch
         training.train(path, name="cut", **flags, **settings)
     training.train(weights / "last.pt", resume=True)
     assert _shapes(weights / "last.pt") == _shapes(tmp_path / "runs" / "whole" / "weights" / "last.pt")
-    whole, cut = (losses(tmp_path / "runs" / name) for name in ("whole", "cut"))
+    whole, resumed = (losses(tmp_path / "runs" / name) for name in ("whole", "cut"))
     assert len(whole) == 6
-    for expected, found in zip(whole, cut, strict=True):
+    for expected, found in zip(whole, resumed, strict=True):
         assert {k: float(v) for k, v in found.items()} == pytest.approx(
             {k: float(v) for k, v in expected.items()}, abs=1e-4
         )
@@ -319,21 +288,21 @@ def test_masks_hold_through_fifty_steps_and_the_average(make_checkpoint, setting
 
 
 @pytest.mark.parametrize("flags", [{}, {"prune_flops": 0.3, "prune_round_to": 2}], ids=["weights", "both"])
-def test_masks_follow_a_schedule_and_survive_a_cut(make_checkpoint, settings, tmp_path, monkeypatch, flags):
+def test_masks_follow_a_schedule_and_survive_a_cut(make_checkpoint, settings, tmp_path, cut, flags):
     path = make_checkpoint()
     settings |= {"epochs": 6, "optimizer": "AdamW", "lr0": 0.001}
     ours = {"prune_mask": "unstructured", "prune_mask_share": 0.6, "prune_schedule": "iterative", "prune_steps": 2}
     ours |= {"prune_images": 8, "prune_importance": "l2", **flags}
     training.train(path, name="whole", **ours, **settings)
     weights = tmp_path / "runs" / "cut" / "weights"
-    with _cut_at_save(4, monkeypatch):
+    with cut(4):
         training.train(path, name="cut", **ours, **settings)
     half = checkpoint.load_model(weights / "last.pt")
     assert checkpoint.facts(half)["prune"]["zero_share"] > 0.25
     training.train(weights / "last.pt", resume=True)
-    whole, cut = (losses(tmp_path / "runs" / name) for name in ("whole", "cut"))
-    assert len(whole) == len(cut) == 6
-    for expected, found in zip(whole, cut, strict=True):
+    whole, resumed = (losses(tmp_path / "runs" / name) for name in ("whole", "cut"))
+    assert len(whole) == len(resumed) == 6
+    for expected, found in zip(whole, resumed, strict=True):
         assert {k: float(v) for k, v in found.items()} == pytest.approx(
             {k: float(v) for k, v in expected.items()}, abs=1e-4
         )

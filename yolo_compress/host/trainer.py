@@ -104,6 +104,7 @@ class CompressTrainer(DetectionTrainer):
         self._attachments = list(self.plan.attachments()) if self.plan else []
         self._terms: list[LossTerms] = []
         self._last_saved: list[dict[str, Any]] = []
+        self._resumed_epoch: int | None = None
         self._fast_cpu = bool(self.plan and self.plan.fast_cpu and self.device.type == "cpu")
         self._cpu_bf16 = self._fast_cpu and self.args.amp == "bf16"
         if self._fast_cpu:
@@ -126,6 +127,12 @@ class CompressTrainer(DetectionTrainer):
         if verbose and RANK in {-1, 0}:
             LOGGER.info(f"Keeping the compressed structure: {sum(p.numel() for p in model.parameters()):,} parameters")
         return model
+
+    def setup_model(self) -> Any:
+        """Set the model up as the parent does, and remember which epoch a checkpoint to resume was written after."""
+        ckpt = super().setup_model()
+        self._resumed_epoch = None if ckpt is None else int(ckpt["epoch"])
+        return ckpt
 
     def set_model_attributes(self) -> None:
         """Attach everything, while optimizer, EMA and DDP do not exist yet."""
@@ -179,12 +186,12 @@ class CompressTrainer(DetectionTrainer):
                     parameter.grad /= self.world_size
         super().optimizer_step()
 
-    def restructure(self, change: Callable[[nn.Module], Narrowing]) -> None:
+    def restructure(self, change: Callable[[nn.Module, nn.Module], Narrowing]) -> None:
         """Carry optimizer, EMA and schedule over a change of the model's shapes in the middle of a run.
 
         Args:
-            change: Changes a model in place and returns, by parameter name, what makes the new shape of a tensor that
-                has the parameter's old one. It is called with the model and with its EMA.
+            change: Changes the model and its EMA in place, both as a checkpoint holds them, and returns, by parameter
+                name, what makes the new shape of a tensor that has the parameter's old one.
 
         Raises:
             UsageError: Several processes train, whose gradients are tied to the old parameters.
@@ -194,10 +201,13 @@ class CompressTrainer(DetectionTrainer):
                 f"a model cannot change its shape while {self.world_size} GPUs train it; give prune_schedule=one_shot, "
                 "or device=0"
             )
-        model = unwrap_model(self.model)
+        model, averaged = unwrap_model(self.model), self.ema.ema
         names = {id(parameter): name for name, parameter in model.named_parameters()}
         shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
-        narrow = change(model)
+        with self.plain(model), self.plain(averaged):
+            narrow = change(model, averaged)
+        for attachment in self._attachments:
+            attachment.narrowed(narrow, shapes)
         if self._fast_cpu:
             model.to(memory_format=torch.channels_last)
         fresh, state = dict(model.named_parameters()), self.optimizer.state
@@ -211,20 +221,28 @@ class CompressTrainer(DetectionTrainer):
                 if kept and name in narrow:
                     same = {key: torch.is_tensor(value) and value.shape == old.shape for key, value in kept.items()}
                     state[fresh[name]] = {k: narrow[name](v) if same[k] else v for k, v in kept.items()}
-        averaged = self.ema.ema
-        change(averaged)
         self.ema = ModelEMA(model, updates=self.ema.updates)  # a new one, since it holds on to the old tensors
         self.ema.ema.load_state_dict(averaged.state_dict())
-        for attachment in self._attachments:
-            attachment.narrowed(narrow, shapes)
+
+    @contextmanager
+    def plain(self, model: nn.Module) -> Iterator[None]:
+        """Leave of the model, or of its average, what stock Ultralytics knows, while the context lasts."""
+        with ExitStack() as stack:
+            for attachment in self._attachments:
+                stack.enter_context(attachment.aside(model))
+            yield
 
     def saved_state(self, attachment: Attachment) -> Mapping[str, Any] | None:
-        """Return the newest state of an attachment in the run that is resumed, before it is taken up."""
+        """Return the state of an attachment that belongs to the checkpoint that is resumed, before it is taken up."""
         file = self.wdir / STATE_FILE
         if not self.resume or not file.is_file():
             return None
-        states = torch.load(file, map_location="cpu", weights_only=True)["saved"][0]["attachments"]
-        return states[self._attachments.index(attachment)]
+        shapes = {name: value.shape for name, value in unwrap_model(self.model).state_dict().items()}
+        for state in torch.load(file, map_location="cpu", weights_only=True)["saved"]:
+            held = {name: state["model"][name].shape for name in shapes if name in state["model"]}
+            if state["saved"][0] == self._resumed_epoch and held == shapes:
+                return state["attachments"][self._attachments.index(attachment)]
+        return None  # `resume_training` says so
 
     def exact_state(self) -> dict[str, Any]:
         """Return everything that training goes on from, in full precision, as tensors and built-in types."""
@@ -275,7 +293,7 @@ class CompressTrainer(DetectionTrainer):
             with atomic_path(self.wdir / STATE_FILE) as temporary:
                 torch.save({"saved": [state, *self._last_saved]}, temporary)
             self._last_saved = [state]
-        with self._plain(self.ema.ema):
+        with self.plain(self.ema.ema):
             return super().save_model()
 
     def restart_epoch(self) -> None:
@@ -305,14 +323,6 @@ class CompressTrainer(DetectionTrainer):
             kept = [row for row in rows if int(row.partition(",")[0]) <= self.start_epoch]
             if len(kept) < len(rows):
                 atomic_write(self.csv, "".join([header, *kept]))
-
-    @contextmanager
-    def _plain(self, model: nn.Module) -> Iterator[None]:
-        """Leave of a model what stock Ultralytics knows, while the context lasts."""
-        with ExitStack() as stack:
-            for attachment in self._attachments:
-                stack.enter_context(attachment.aside(model))
-            yield
 
     def _handle_nan_recovery(self, epoch: int) -> bool:
         """Go back to last.pt as the parent does, and with what the attachments were then."""

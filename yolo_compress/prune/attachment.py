@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from dataclasses import asdict
@@ -107,7 +107,8 @@ class Pruning:
             return [batch["img"].new_zeros(())]
         model = unwrap_model(trainer.model)
         if self._penalty is None:
-            self._penalty = PENALTIES[self.section.sparsity](build_graph(model, imgsz=_imgsz(trainer)))
+            with trainer.plain(model):
+                self._penalty = PENALTIES[self.section.sparsity](build_graph(model, imgsz=_imgsz(trainer)))
         return [self.section.sparsity_weight * self._penalty(model)]
 
     def before_batch(self, batch: Mapping[str, Any]) -> None:
@@ -140,9 +141,8 @@ class Pruning:
         return nullcontext()
 
     def narrowed(self, narrow: Narrowing, shapes: Mapping[str, torch.Size]) -> None:
-        """Forget what was derived from the shapes before, and narrow the masks."""
+        """Forget what was derived from the shapes before; a step has chosen masks of the new ones already."""
         self._penalty = None
-        self.masks = {name: narrow[name](kept) if name in narrow else kept for name, kept in self.masks.items()}
 
     def _before_epoch(self, trainer: CompressTrainer) -> None:
         trainer.restart_epoch()
@@ -169,52 +169,53 @@ class Pruning:
         """Narrow model, average and optimizer alike; scores and repair look at the average."""
         assert self.schedule is not None
         imgsz = _imgsz(trainer)
-        averaged = trainer.ema.ema
         section = self.section
-        if not self.origin:
-            params, ops = count(averaged, imgsz)
-            self.origin = {"params": float(params), "ops": ops, "latency": 1.0}
         adaptive = self.schedule.kind == "gradual" and level < 1
         epoch, trainer.epoch = trainer.epoch, trainer.epoch - 1
         self.undo = None
         self.undo = trainer.exact_state() if adaptive else None
         trainer.epoch = epoch
-        if adaptive:
-            write_model(averaged, trainer.wdir / BEFORE_STEP)
-        wanted = self._relative(section, level, averaged, imgsz)
-        result = self._prune(trainer, deepcopy(averaged).requires_grad_(True), wanted)
-        images = self._images(trainer, imgsz)
-        early = load_model(self._early_file(trainer, averaged)) if section.rewind else None
+        results: list[PruneResult] = []
+        notes: list[str] = []
 
-        def narrow(model: nn.Module) -> Narrowing:
-            full = deepcopy(model)
+        def narrow(model: nn.Module, averaged: nn.Module) -> Narrowing:
+            if not self.origin:
+                params, ops = count(averaged, imgsz)
+                self.origin = {"params": float(params), "ops": ops, "latency": 1.0}
+            if adaptive:
+                write_model(averaged, trainer.wdir / BEFORE_STEP)
+            early = load_model(self._early_file(trainer, averaged)) if section.rewind else None
+            wanted = self._relative(section, level, averaged, imgsz)
+            result = self._prune(trainer, deepcopy(averaged).requires_grad_(True), wanted)
+            results.append(result)
+            apply_(averaged, result.plan)
+            averaged.load_state_dict(result.model.state_dict())  # repaired already
+            full, training = deepcopy(model), model.training
             apply_(model, result.plan)
-            if model is averaged:
-                model.load_state_dict(result.model.state_dict())  # repaired already
-            else:
-                training = model.training
-                repair_(model, full, result.plan, images(), kind=wanted.repair)
-                model.train(training)
+            repair_(model, full, result.plan, self._images(trainer, imgsz)(), kind=wanted.repair)
+            model.train(training)
+            notes.extend(self._mask(trainer, model, averaged, level))
+            if early is not None:
+                self._rewind(trainer, early, result, (model, averaged) if level >= 1 else ())
             return cuts(result.plan)
 
         trainer.restructure(narrow)
-        notes = self._mask(trainer, level)
-        if early is not None:
-            self._rewind(trainer, early, result, last=level >= 1)
+        (result,) = results
+        if section.rewind and level >= 1:
+            trainer.optimizer.state.clear()  # moments of weights that are gone
         if section.latency is not None and result.latency is not None:
             self.origin["latency"] *= result.latency
         self.progress = self.schedule.taken(trainer.epoch, self.progress, level)
         self._tell(trainer, result, imgsz, notes)
 
-    def _mask(self, trainer: CompressTrainer, level: float) -> list[str]:
+    def _mask(self, trainer: CompressTrainer, model: nn.Module, averaged: nn.Module, level: float) -> list[str]:
         """Choose masks on the average and set them in both models, each repaired on its own."""
         if self.section.mask == "nothing":
             return []
         imgsz = _imgsz(trainer)
-        images, averaged = self._images(trainer, imgsz), trainer.ema.ema
+        images = self._images(trainer, imgsz)
         inputs = Inputs(images=images, weights=OutputWeights(**self.section.output_weights))
         self.masks, notes = mask_weights_(averaged, self.section, inputs, imgsz=imgsz, level=level)
-        model = unwrap_model(trainer.model)
         training = model.training
         set_masks_(model, self.masks, kind=self.section.repair, images=images, imgsz=imgsz)
         model.train(training)
@@ -225,17 +226,17 @@ class Pruning:
         """Return where the weights that the run began with are kept, in the shapes of a model."""
         return trainer.wdir / EARLY.format(sum(p.numel() for p in model.parameters()))
 
-    def _rewind(self, trainer: CompressTrainer, early: nn.Module, result: PruneResult, *, last: bool) -> None:
-        """Narrow and repair the early model in step with the others, and at the last step go back to its weights."""
+    def _rewind(
+        self, trainer: CompressTrainer, early: nn.Module, result: PruneResult, models: Sequence[nn.Module]
+    ) -> None:
+        """Narrow and repair the early model in step with the others, and give its weights to `models`."""
         full = deepcopy(early)
         apply_(early, result.plan)
         repair_(early, full, result.plan, self._images(trainer, _imgsz(trainer))(), kind=self.section.repair)
         write_model(early, self._early_file(trainer, early))
-        if last:
-            for model in (unwrap_model(trainer.model), trainer.ema.ema):
-                model.load_state_dict(early.state_dict())
-                apply_masks_(model, self.masks)
-            trainer.optimizer.state.clear()  # moments of weights that are gone
+        for model in models:
+            model.load_state_dict(early.state_dict())
+            apply_masks_(model, self.masks)
 
     def _step_back(self, trainer: CompressTrainer) -> None:
         """Return to the shapes and weights from before the last step."""
@@ -243,11 +244,12 @@ class Pruning:
         assert self.undo is not None
         undo, wide = self.undo, load_model(trainer.wdir / BEFORE_STEP)
 
-        def widen(model: nn.Module) -> Narrowing:
-            model.model = deepcopy(wide.model).to(next(model.parameters()).device)
-            for ours, theirs in zip(model.parameters(), wide.parameters(), strict=True):
-                ours.requires_grad_(theirs.requires_grad and model is not trainer.ema.ema)
-            set_facts(model, facts(wide))
+        def widen(model: nn.Module, averaged: nn.Module) -> Narrowing:
+            for changed in (model, averaged):
+                changed.model = deepcopy(wide.model).to(next(changed.parameters()).device)
+                for ours, theirs in zip(changed.parameters(), wide.parameters(), strict=True):
+                    ours.requires_grad_(theirs.requires_grad and changed is model)
+                set_facts(changed, facts(wide))
             return {}
 
         progress = self.schedule.undone(trainer.epoch, self.progress)

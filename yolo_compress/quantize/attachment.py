@@ -16,11 +16,13 @@ from yolo_compress.host.checkpoint import facts, set_facts
 from yolo_compress.host.data import read_data
 from yolo_compress.host.trainer import CompressTrainer, Narrowing
 from yolo_compress.host.ultralytics import LOGGER, RANK, unwrap_model
-from yolo_compress.quantize.emulation import CHILD, Quantizers, aside, current, hold_statistics, install
+from yolo_compress.quantize.emulation import CHILD, Quantizers, aside, current, hold_statistics, install, remove
 from yolo_compress.quantize.format import format_of
 from yolo_compress.quantize.learned import FACT, Learned
 from yolo_compress.quantize.start import repairs, starting_point
 from yolo_compress.recipe import QatSection, QuantizeSection
+
+_Begun = tuple[Quantizers, tuple[tuple[str, ...], ...]]  # and the tensors of each group, by their names in the graph
 
 
 class QuantizationAware:
@@ -37,6 +39,7 @@ class QuantizationAware:
         """Take how to train, and what form the quantized model has."""
         self.section, self.form = section, form
         self.start: Quantizers | None = None
+        self._before: _Begun | None = None  # what there was before the last change of shapes
         self._groups: tuple[tuple[str, ...], ...] = ()  # tensors of each group, by their names in the graph
         self._trainer: CompressTrainer | None = None
 
@@ -50,9 +53,10 @@ class QuantizationAware:
         self._trainer = trainer
         saved = trainer.saved_state(self)
         if saved is None:
-            self.start, self._groups = self._begin(trainer)
+            self.start, self._groups = self._begin(trainer, trainer.model)
         else:
-            self.start, self._groups = Quantizers.read(saved["start"]), tuple(tuple(names) for names in saved["groups"])
+            self.start, self._groups = _read(saved)
+            self._before = _read(saved["before"]) if saved.get("before") else None
         install(trainer.model, self.start)
         trainer.add_callback("on_train_epoch_start", CompressTrainer.restart_epoch)  # so that it resumes exactly
         trainer.add_callback("on_train_end", self._tell)
@@ -77,7 +81,7 @@ class QuantizationAware:
         assert self._trainer is not None
         assert self.start is not None
         now = current(unwrap_model(self._trainer.model), self.start)
-        return {"start": now.plain(), "groups": [list(names) for names in self._groups]}
+        return {**_plain(now, self._groups), "before": _plain(*self._before) if self._before else None}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Do nothing: `attach` has built the quantizers, and the model's state holds their values."""
@@ -86,7 +90,24 @@ class QuantizationAware:
         """Do nothing: scales are parameters."""
 
     def narrowed(self, narrow: Narrowing, shapes: Mapping[str, torch.Size]) -> None:
-        """Do nothing: a recipe that prunes while it trains is refused beside this."""
+        """Choose ranges and scales anew: those that training has learned are of channels and weights that are gone.
+
+        A model that got its former shapes back gets its former quantizers, whose values `load_exact_state` restores.
+        """
+        trainer = self._trainer
+        assert trainer is not None
+        assert self.start is not None
+        models = unwrap_model(trainer.model), trainer.ema.ema
+        for model in models:
+            remove(model)
+        if narrow:
+            self._before = self.start, self._groups
+            self.start, self._groups = self._begin(trainer, trainer.ema.ema)
+        else:
+            assert self._before is not None
+            (self.start, self._groups), self._before = self._before, None
+        for model in models:
+            install(model, self.start)
 
     @contextmanager
     def aside(self, model: nn.Module) -> Iterator[None]:
@@ -98,16 +119,16 @@ class QuantizationAware:
             set_facts(model, {**facts(model), FACT: learned.plain()})
             yield
 
-    def _begin(self, trainer: CompressTrainer) -> tuple[Quantizers, tuple[tuple[str, ...], ...]]:
+    def _begin(self, trainer: CompressTrainer, model: nn.Module) -> _Begun:
         form = self.form
-        stride = max(int(trainer.model.stride.max()), 32)
+        stride = max(int(model.stride.max()), 32)
         imgsz = math.ceil(trainer.args.imgsz / stride) * stride  # the trainer rounds it the same way, but later
         calibration = None
         if format_of(form).static or repairs(form):  # weights alone, rounded to the nearest, look at no images
             calibration = calibration_set(read_data(trainer.args.data), form.images, form.calibration)
         images = calibration.images if calibration else ()
         progress = LOGGER.info if RANK in {-1, 0} else None
-        start, groups, layers = starting_point(trainer.model, form, images, imgsz, progress=progress)
+        start, groups, layers = starting_point(model, form, images, imgsz, progress=progress)
         if RANK in {-1, 0}:
             for note in calibration.notes if calibration else ():
                 LOGGER.warning(note)
@@ -123,3 +144,11 @@ class QuantizationAware:
                 f"Validated above is the float model of {trainer.best}; every epoch before was validated quantized. "
                 f"Write the quantized one with: yolo-compress quantize model={trainer.best} data={trainer.args.data}"
             )
+
+
+def _plain(start: Quantizers, groups: tuple[tuple[str, ...], ...]) -> dict[str, Any]:
+    return {"start": start.plain(), "groups": [list(names) for names in groups]}
+
+
+def _read(plain: Mapping[str, Any]) -> _Begun:
+    return Quantizers.read(plain["start"]), tuple(tuple(names) for names in plain["groups"])

@@ -134,11 +134,14 @@ class Recipe(Section):
                     "qat learns ranges and activations=dynamic finds them while the model runs; give "
                     "activations=static, or activations=none to train weights alone"
                 )
-        if scheduled and self.qat is not None:
-            raise ValueError(
-                "qat and a pruning schedule would change the same layers in one run; "
-                "give schedule=one_shot, or train twice: prune first, then qat"
-            )
+            defaults = QuantizeSection()
+            given = {name: getattr(self.quantize, name) for name in ("rounding", "bias_correction")}
+            fitted = [name for name, value in given.items() if value != getattr(defaults, name)]
+            if self.prune is not None and scheduled and fitted:
+                raise ValueError(
+                    f"{fitted[0]}={given[fitted[0]]} fits weights to images before training, which every step of "
+                    f"schedule={self.prune.schedule} would undo; leave it out, or give schedule=one_shot"
+                )
         wants_int8 = self.build is not None and any(e.endswith(":int8") for e in self.build.engines)
         if wants_int8 and self.quantize is None:
             raise ValueError("an int8 engine is asked for without a 'quantize' section; add: quantize: {}")
