@@ -3,8 +3,8 @@
 
 Usage: YOLO_COMPRESS_DATA=DIR python -m benchmarks.joint_training [seed ...]
 
-yolov8n loses the same share of its operations in every candidate and trains with the same images, batches, optimizer and
-number of epochs, labels and the dense model as teacher throughout. `joint` prunes in steps while it trains quantized;
+yolov8n loses the same share of its operations in every candidate and trains with the same images, batches, optimizer
+and number of epochs, labels and the dense model as teacher throughout. `joint` prunes in steps while it trains quantized;
 `in turn` prunes, trains in float for half of the epochs, then quantized for the other half; `not trained quantized`
 prunes, trains in float for all of them, and is quantized without training. Half of the training images are used, since
 the quantized epochs take long. The last checkpoint counts; all become a graph for OpenVINO and run there. Rows that a
@@ -91,8 +91,8 @@ def _claims(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     mean = {name: statistics.mean(found) for name, found in points.items()}
     spread = max(max(found) - min(found) for found in points.values())
     statement = (
-        f"{MODEL}, {100 * FLOPS:.0f} % of its operations pruned, {EPOCHS} epochs on half of the training images at {IMGSZ} "
-        f"px, mAP50-95 as INT8 for OpenVINO, means over seeds: "
+        f"{MODEL}, {100 * FLOPS:.0f} % of its operations pruned, {EPOCHS} epochs on half of the training images at "
+        f"{IMGSZ} px, mAP50-95 as INT8 for OpenVINO, means over seeds: "
         f"{'; '.join(f'{name} {value:.2f}' for name, value in mean.items())}; spread over seeds up to {spread:.2f}"
     )
     behind = mean["in turn"] - mean["joint"]
