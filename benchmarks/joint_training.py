@@ -4,11 +4,11 @@
 Usage: YOLO_COMPRESS_DATA=DIR python -m benchmarks.joint_training [seed ...]
 
 yolov8n loses the same share of its operations in every candidate and trains with the same images, batches, optimizer
-and number of epochs, labels and the dense model as teacher throughout. `joint` prunes in steps while it trains quantized;
-`in turn` prunes, trains in float for half of the epochs, then quantized for the other half; `not trained quantized`
-prunes, trains in float for all of them, and is quantized without training. Half of the training images are used, since
-the quantized epochs take long. The last checkpoint counts; all become a graph for OpenVINO and run there. Rows that a
-call before has measured are kept.
+and number of epochs, labels and the dense model as teacher throughout. `joint` prunes in steps while it trains
+quantized; `in turn` prunes, trains in float for half of the epochs, then quantized for the other half; `not trained
+quantized` prunes, trains in float for all of them, and is quantized without training. Half of the training images are
+used, since the quantized epochs take long. The last checkpoint counts; all become a graph for OpenVINO and run there.
+Rows that a call before has measured are kept.
 """
 
 from __future__ import annotations
