@@ -36,9 +36,11 @@ TEACHERS = ("yolov8n", "yolov8s")
 CLAIMED = ("none", *(f"{kind} {teacher}" for teacher in TEACHERS for kind in ("native", "ours")), "label-free yolov8n")
 PAIRS = ("cwd,response", "response,box", "cwd,response,box", "crosskd,cwd")
 SLOWER, SLOWER_LR = ", slower", 0.00003  # so that no candidate looks better by the learning rate alone
+GROWING = ", growing"  # three quarters of the channels first, all of them after two fifths of the run
 ABLATION = (
     *(f"{name}{SLOWER}" for name in ("none", "native yolov8n", "ours yolov8n", "label-free yolov8n", "ours yolov8s")),
     "ours yolov8n,yolov8s",  # the model that was pruned, and a larger one beside it
+    f"ours yolov8n{GROWING}",
     *(f"{losses} yolov8n" for losses in (*PAIRS, *LOSSES) if losses not in ("psa", "iou")),  # no attention; that is box
 )
 VS_NATIVE, VS_NONE, LABEL_FREE = 0.7, 1.5, 0.5
@@ -85,6 +87,9 @@ def _flags(candidate: str, folder: Path) -> dict[str, Any]:
     """Return the training flags of a candidate."""
     if candidate.endswith(SLOWER):
         return {**_flags(candidate.removesuffix(SLOWER), folder), "lr0": SLOWER_LR}
+    if candidate.endswith(GROWING):
+        grow = {"grow": 0.75, "grow_steps": 2, "grow_window": 0.4}
+        return {**_flags(candidate.removesuffix(GROWING), folder), **grow}
     if candidate == "none":
         return {}
     kind, _, teacher = candidate.rpartition(" ")

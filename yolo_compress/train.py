@@ -17,6 +17,7 @@ from yolo_compress.host.cli import check_keys, native_keys
 from yolo_compress.host.trainer import Attachment, CompressTrainer
 from yolo_compress.host.ultralytics import YOLO
 from yolo_compress.prune.attachment import Pruning
+from yolo_compress.prune.growing import Growing
 from yolo_compress.quantize.attachment import QuantizationAware
 from yolo_compress.recipe import Recipe
 from yolo_compress.timing import timing_for
@@ -45,6 +46,8 @@ class TrainPlan:
         found: list[Attachment] = []
         if self.recipe.prune is not None:
             found.append(Pruning(self.recipe.prune, timing_for))
+        if self.recipe.grow is not None:
+            found.append(Growing(self.recipe.grow))
         if self.recipe.qat is not None and self.recipe.quantize is not None:
             found.append(QuantizationAware(self.recipe.qat, self.recipe.quantize))
         if self.recipe.distill is not None:

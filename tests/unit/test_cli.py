@@ -339,7 +339,7 @@ def test_training_without_flags_keeps_a_pruned_model_and_the_rest_is_left_alone(
         ),
         (
             "train model=a.pt recipe=ptq-int8",
-            "recipe 'ptq-int8' has no prune, distill, qat or train section, so training has no use for it",
+            "recipe 'ptq-int8' has no prune, distill, grow, qat or train section, so training has no use for it",
         ),
         ("train model=a.pt recipe=edge-gpu", "recipe 'edge-gpu' is not known; did you mean edge-cpu?"),
         ("segment train model=a.pt prune=0.3", "'segment' is not a valid argument."),

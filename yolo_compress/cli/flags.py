@@ -9,7 +9,13 @@ from typing import Any
 from yolo_compress import recipe as recipes
 from yolo_compress.errors import UsageError
 
-TRAIN_SECTIONS = ("prune", "distill", "qat", "train")  # what one training run can do; the other sections need `run`
+TRAIN_SECTIONS = (
+    "prune",
+    "distill",
+    "grow",
+    "qat",
+    "train",
+)  # what one training run can do; the other sections need `run`
 FORM_SECTION = "quantize"  # says what a quantized model is like, and so belongs to training with qat
 NOT_SETTINGS = {"task", "mode", "resume", "cfg", "exist_ok", "save_dir"}  # of `yolo`, without meaning inside a run
 
@@ -64,7 +70,7 @@ def train(*, model: str, **given: Any) -> None:
             )
     if recipe is not None and not any(getattr(recipe, section) for section in TRAIN_SECTIONS):
         raise UsageError(
-            f"recipe '{recipe.name}' has no prune, distill, qat or train section, so training has no use for it; "
+            f"recipe '{recipe.name}' has no prune, distill, grow, qat or train section, so training has no use for it; "
             "do all of it with: yolo-compress run"
         )
     from yolo_compress import api  # imports torch

@@ -18,6 +18,7 @@ from pydantic_core import PydanticUndefined
 
 from yolo_compress.errors import RecipeError, suggest
 from yolo_compress.recipe.distill import SELF, DistillSection, Loss, LossOptions, TeacherOptions
+from yolo_compress.recipe.grow import GrowSection
 from yolo_compress.recipe.options import ENGINE_PRECISIONS, PROFILED, Section, option
 from yolo_compress.recipe.prune import PRUNE_TARGETS, ImportanceName, OutputTerm, PruneSection
 from yolo_compress.recipe.stages import (
@@ -44,6 +45,7 @@ __all__ = (
     "DistillSection",
     "Flag",
     "GateSection",
+    "GrowSection",
     "ImportanceName",
     "Loss",
     "OutputTerm",
@@ -78,6 +80,7 @@ class Recipe(Section):
     description: str = option("", "What the recipe is for, in one sentence.")
     prune: PruneSection | None = None
     distill: DistillSection | None = None
+    grow: GrowSection | None = None
     train: TrainSection | None = None
     qat: QatSection | None = None
     quantize: QuantizeSection | None = None
@@ -111,6 +114,8 @@ class Recipe(Section):
             raise ValueError("a 'distill' section without a 'train' section would do nothing; add: train: {}")
         if self.distill is not None and not self.distill.teacher:
             raise ValueError("distillation needs a teacher; give a checkpoint, or teacher=self for the model as it was")
+        if self.grow is not None and self.train is None:
+            raise ValueError("a 'grow' section without a 'train' section would do nothing; add: train: {}")
         if self.qat is not None and (self.train is None or self.quantize is None):
             missing = "train" if self.train is None else "quantize"
             raise ValueError(f"a 'qat' section without a '{missing}' section would do nothing; add: {missing}: {{}}")
@@ -120,6 +125,12 @@ class Recipe(Section):
             raise ValueError(
                 f"{inside[0]} compares layers inside the model, whose channels schedule={self.prune.schedule} takes "
                 "out while it trains; leave its layers out, or give schedule=one_shot"
+            )
+        if self.grow is not None and (scheduled or self.qat is not None):
+            other = "a pruning schedule" if scheduled else "qat"
+            raise ValueError(
+                f"grow lets channels sleep while the model trains, and {other} would choose by what is awake; leave "
+                "one of them out, or train twice: grow first"
             )
         if self.qat is not None and self.quantize is not None:
             idle = [name for name in ("max_drop", "latency") if getattr(self.quantize, name) is not None]
@@ -230,7 +241,7 @@ def from_flags(given: Mapping[str, Any], base: Recipe | None = None) -> Recipe:
                 if not any(known[f].section == "prune" and known[f].field == other for f in given):
                     section.pop(other, None)
         section[flag.field] = value
-    if (tree.get("distill") or tree.get("qat")) and not tree.get("train"):
+    if (tree.get("distill") or tree.get("qat") or tree.get("grow")) and not tree.get("train"):
         tree["train"] = {}
     if tree.get("qat") and not tree.get("quantize"):
         tree["quantize"] = {}
