@@ -5,12 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from yolo_compress.errors import UsageError, entry_of
-from yolo_compress.quantize.format import number_format
+from yolo_compress.quantize.format import NumberFormat, number_format
 from yolo_compress.quantize.graph import Parameters, nearest_parameters
 from yolo_compress.quantize.histogram import Histogram
-from yolo_compress.quantize.placement import Group, place
+from yolo_compress.quantize.placement import Group, Placement, place
 from yolo_compress.quantize.ranges import RANGES
 from yolo_compress.quantize.repair import repair_layers
 from yolo_compress.quantize.result import Choices, QuantizeResult, calibration_notes, write_result
@@ -18,6 +19,9 @@ from yolo_compress.quantize.rounding import ROUNDINGS
 from yolo_compress.quantize.source import read_float
 from yolo_compress.quantize.weights import WeightForm
 from yolo_compress.quantize.widths import choose_widths, placed
+
+if TYPE_CHECKING:
+    import onnx
 
 REPAIR_IMAGES = 64  # of the calibration set; each is looked at at many positions
 
@@ -77,8 +81,6 @@ def quantize_onnx(
         OutputError: `out` cannot be written.
     """
     source, out = Path(source), Path(out)
-    method = entry_of(RANGES, "range", range)
-    rounder = entry_of(ROUNDINGS, "rounding", rounding).choose
     options = {
         "target": target,
         "weight_form": weight_form,
@@ -89,13 +91,73 @@ def quantize_onnx(
         "activation_bits": activation_bits,
     }
     numbers = number_format(**options, avoid_overflow=avoid_overflow, range=range, rounding=rounding)
-    scheme, weights = numbers.scheme, numbers.weights
     model = read_float(source)
-    placement = placed(place(model.graph, scheme, keep=keep), numbers)
+    placement = placed(place(model.graph, numbers.scheme, keep=keep), numbers)
+    made = choose_all(
+        model,
+        placement,
+        numbers,
+        images,
+        imgsz=imgsz,
+        range=range,
+        rounding=rounding,
+        bias_correction=bias_correction,
+        seen=seen,
+        progress=progress,
+    )
+    looked = len(images) if numbers.static or made.errors else 0
+    facts = {
+        **options,
+        "range": range,
+        "images": looked,
+        "keep": list(keep),
+        "weight_bits": numbers.weights.bits,
+        "rounding": rounding,
+        "bias_correction": bias_correction,
+        "avoid_overflow": numbers.weights.avoid_overflow,
+    }
+    notes = calibration_notes(len(images)) if numbers.static else []
+    return write_result(model, placement, numbers, made, out, facts=facts, images=looked, notes=notes)
+
+
+def choose_all(
+    model: onnx.ModelProto,
+    placement: Placement,
+    numbers: NumberFormat,
+    images: Sequence[Path],
+    *,
+    imgsz: int,
+    range: str = "mse",
+    rounding: str = "nearest",
+    bias_correction: bool = False,
+    seen: dict[Group, Histogram] | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Choices:
+    """Choose the ranges, codes and biases of a float model's quantized form.
+
+    Args:
+        model: The float model.
+        placement: Where quantizers go.
+        numbers: What values and weights become.
+        images: Calibration images, letterboxed to `imgsz`.
+        imgsz: Side of the square input in pixels.
+        range: How activation ranges are chosen; see `RANGES`.
+        rounding: How codes of weights are chosen; see `ROUNDINGS`.
+        bias_correction: Add to biases by how much outputs are too low on the images, layer by layer.
+        seen: As in `quantize_onnx`.
+        progress: Takes a line now and then.
+
+    Raises:
+        UsageError: Unknown range or rounding, or a group of weights that divides no layer.
+        DataError: No images, or an unreadable one.
+        UnsupportedModel: Activations that are not finite.
+    """
+    method = entry_of(RANGES, "range", range)
+    rounder = entry_of(ROUNDINGS, "rounding", rounding).choose
     chosen = choose_widths(model, placement, numbers, method, images, imgsz=imgsz, seen=seen, progress=progress)
-    quantizers = chosen.quantizers
-    parameters = nearest_parameters(model, placement, quantizers, weights, int32_bias=numbers.int32_bias)
-    _check_group(weights, parameters)
+    quantizers, form = chosen.quantizers, numbers.weights
+    parameters = nearest_parameters(model, placement, quantizers, form, int32_bias=numbers.int32_bias)
+    _check_group(form, parameters)
     errors: dict[int, tuple[float, float]] = {}
     if rounder or bias_correction:
         parameters, errors = repair_layers(
@@ -105,26 +167,13 @@ def quantize_onnx(
             parameters,
             images[:REPAIR_IMAGES],
             imgsz=imgsz,
-            form=weights,
+            form=form,
             rounder=rounder,
             bias=bias_correction,
             int32_bias=numbers.int32_bias,
             progress=progress,
         )
-    looked = len(images) if numbers.static or errors else 0
-    facts = {
-        **options,
-        "range": range,
-        "images": looked,
-        "keep": list(keep),
-        "weight_bits": weights.bits,
-        "rounding": rounding,
-        "bias_correction": bias_correction,
-        "avoid_overflow": weights.avoid_overflow,
-    }
-    made = Choices(quantizers, chosen.methods, parameters, chosen.seen, errors)
-    notes = calibration_notes(len(images)) if numbers.static else []
-    return write_result(model, placement, numbers, made, out, facts=facts, images=looked, notes=notes)
+    return Choices(quantizers, chosen.methods, parameters, chosen.seen, errors)
 
 
 def _check_group(form: WeightForm, parameters: Mapping[int, Parameters]) -> None:

@@ -14,15 +14,11 @@ from yolo_compress.host.export import export_onnx
 from yolo_compress.host.ultralytics import unwrap_model
 from yolo_compress.quantize.emulation import Quantizers, set_folded_
 from yolo_compress.quantize.format import format_of
-from yolo_compress.quantize.graph import nearest_parameters
 from yolo_compress.quantize.placement import Wiring, place
-from yolo_compress.quantize.ptq import REPAIR_IMAGES
-from yolo_compress.quantize.ranges import RANGES
-from yolo_compress.quantize.repair import repair_layers
-from yolo_compress.quantize.rounding import ROUNDINGS
+from yolo_compress.quantize.ptq import choose_all
 from yolo_compress.quantize.sites import sites
 from yolo_compress.quantize.source import read_float
-from yolo_compress.quantize.widths import choose_widths, placed
+from yolo_compress.quantize.widths import placed
 from yolo_compress.recipe import QuantizeSection
 
 
@@ -65,28 +61,24 @@ def starting_point(
         write_model(model, file)
         graph = read_float(export_onnx(file, Path(folder) / "start.onnx", imgsz=imgsz))
     placement = placed(place(graph.graph, numbers.scheme, keep=form.keep), numbers)
-    chosen = choose_widths(graph, placement, numbers, RANGES[form.range], images, imgsz=imgsz)
-    parameters = nearest_parameters(graph, placement, chosen.quantizers, numbers.weights, int32_bias=numbers.int32_bias)
+    chosen = choose_all(
+        graph,
+        placement,
+        numbers,
+        images,
+        imgsz=imgsz,
+        range=form.range,
+        rounding=form.rounding,
+        bias_correction=form.bias_correction,
+        progress=progress,
+    )
     if repairs(form):
-        repaired, _ = repair_layers(
-            graph,
-            placement,
-            chosen.quantizers,
-            parameters,
-            images[:REPAIR_IMAGES],
-            imgsz=imgsz,
-            form=numbers.weights,
-            rounder=ROUNDINGS[form.rounding].choose,
-            bias=form.bias_correction,
-            int32_bias=numbers.int32_bias,
-            progress=progress,
-        )
         for layer in placement.layers:
-            found = repaired[layer.node]
+            found = chosen.parameters[layer.node]
             if found.weight is not None:
                 assert found.bias is not None  # BatchNorm leaves one in every block that is quantized
                 set_folded_(unwrap_model(model), layer.name, found.weight.values, found.bias)
-    weights = {layer.name: parameters[layer.node].weight for layer in placement.layers}
+    weights = {layer.name: chosen.parameters[layer.node].weight for layer in placement.layers}
     scales = {name: known.scales for name, known in weights.items() if known is not None}
     tables = {name: known.table for name, known in weights.items() if known is not None and known.table is not None}
     activations = [chosen.quantizers[group] for group in placement.groups]

@@ -246,15 +246,15 @@ def test_training_quantized_begins_with_the_images_of_a_manifest(tiny_data, tmp_
     class Enough(Exception):
         pass
 
-    def choose_widths(model, placement, numbers, method, images, *, imgsz):
+    def choose_all(model, placement, numbers, images, **options):
         given.extend(images)
         raise Enough
 
-    monkeypatch.setattr(start, "choose_widths", choose_widths)
+    monkeypatch.setattr(start, "choose_all", choose_all)
     trainer = SimpleNamespace(model=tiny_model(), args=SimpleNamespace(data=str(tiny_data), imgsz=64))
     form = QuantizeSection(calibration=str(made.manifest))
     with pytest.raises(Enough):
-        attachment.QuantizationAware(QatSection(), form)._begin(trainer)
+        attachment.QuantizationAware(QatSection(), form)._begin(trainer, trainer.model)
     assert given == list(made.chosen.images)
 
 

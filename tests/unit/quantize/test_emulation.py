@@ -36,7 +36,7 @@ def begun(graphs):
         model = checkpoint.load_model(graphs / f"{family}.pt")
         args = SimpleNamespace(imgsz=64, data=str(graphs / "data/data.yaml"))
         attachment = QuantizationAware(QatSection(), QuantizeSection(**options))
-        attachment.start, attachment._groups = attachment._begin(SimpleNamespace(model=model, args=args))
+        attachment.start, attachment._groups = attachment._begin(SimpleNamespace(args=args), model)
         return model, attachment.start, attachment
 
     return begin
