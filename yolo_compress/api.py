@@ -91,6 +91,11 @@ def prune(
         DataError: Weights or data are missing or damaged.
     """
     chosen = read_section(PruneSection, "prune", section, options)
+    if chosen.scheduled:
+        raise UsageError(
+            f"schedule={chosen.schedule} prunes while a model trains, and this command does not train; leave it out, "
+            f"or give prune_schedule={chosen.schedule} to: yolo-compress train"
+        )
     context = context_for(model, data, imgsz=imgsz, device="cpu", run_dir=Path(project), progress=progress)
     out = Path(project) / f"{name or context.model.stem + '_pruned'}.pt"
     made = prune_checkpoint(context.model, out, context, chosen)

@@ -38,7 +38,7 @@ Stage = Callable[[Context, Files, Path], StageResult]
 def planned(recipe: Recipe) -> dict[str, Stage]:
     """Return the stages that a recipe asks for, by name and in order."""
     wanted: dict[str, Stage] = {"baseline": baseline_stage}
-    if recipe.prune is not None:
+    if recipe.prune is not None and not recipe.prune.scheduled:
         wanted["prune"] = prune_stage
     if recipe.train is not None:
         wanted["train"] = train_stage
@@ -65,9 +65,13 @@ def prune_stage(context: Context, files: Files, folder: Path) -> StageResult:
 
 
 def train_stage(context: Context, files: Files, folder: Path) -> StageResult:
-    """Train the checkpoint, with its teacher if the recipe names one; an interrupted training goes on."""
-    notes: list[str] = []
-    recipe = context.recipe.taught_by(str(context.model)).model_copy(update={"prune": None})
+    """Train the checkpoint, with its teacher if the recipe names one; an interrupted training goes on.
+
+    What a schedule prunes on the way is told as a stage of its own would tell it.
+    """
+    recipe = context.recipe.taught_by(str(context.model))
+    scheduled = recipe.prune is not None and recipe.prune.scheduled
+    recipe = recipe if scheduled else recipe.model_copy(update={"prune": None})  # a stage before this one has done it
     state = training_state(folder)
     if state == "unfinished":
         context.progress(f"train: going on from {folder / LAST}")
@@ -81,7 +85,12 @@ def train_stage(context: Context, files: Files, folder: Path) -> StageResult:
     best = folder / BEST
     if not best.is_file():
         raise CompressError(f"training ended without '{best}'; look at '{folder / 'train'}', then resume the run")
-    return StageResult({"checkpoint": best}, checkpoint_metrics(context, best), tuple(notes))
+    metrics = checkpoint_metrics(context, best)
+    if not scheduled:
+        return StageResult({"checkpoint": best}, metrics)
+    told = checkpoint.facts(checkpoint.load_model(best))["prune"]
+    before = {name: told[name] for name in ("params_before", "gflops_before")}
+    return StageResult({"checkpoint": best}, {**before, **metrics}, tuple(told["notes"]), {"prune": told["layers"]})
 
 
 def quantize_stage(context: Context, files: Files, folder: Path) -> StageResult:

@@ -255,6 +255,46 @@ def test_stepping_back_returns_to_the_given_model(inputs, tmp_path, figures):
     assert "the run went on from what was there before" in result.record["stages"][-1]["notes"][-1]
 
 
+def test_a_schedule_prunes_in_the_training_stage(inputs, tmp_path):
+    """As the shipped recipe `joint` does: no stage prunes at once, and what was pruned is told all the same."""
+    shipped = recipes.load("joint")
+    small = {"epochs": 4, "batch": 4, "nbs": 4, "workers": 0, "patience": 1, "warmup_epochs": 0}
+    recipe = shipped.model_copy(
+        update={
+            "prune": shipped.prune.model_copy(update={"flops": 0.3, "importance": "l2", "images": 8, "round_to": 2}),
+            "train": shipped.train.model_copy(update={"settings": {**shipped.train.settings, **small}}),
+            "quantize": shipped.quantize.model_copy(update={"images": 8}),
+            "bench": shipped.bench.model_copy(update={"rounds": 3, "warmup": 0, "candidates": ("native:fp32",)}),
+        }
+    )
+    given = {"model": inputs / "model.pt", "data": inputs / "data/data.yaml", "imgsz": 64}
+    result = pipeline.run(recipe, **given, project=tmp_path / "runs", progress=str)
+    stages_ = {stage["name"]: stage for stage in result.record["stages"]}
+    assert list(stages_) == ["baseline", "train", "quantize", "build", "native", "bench"]
+    assert stages_["train"]["metrics"]["gflops_before"] == stages_["baseline"]["metrics"]["gflops"]
+    left = stages_["train"]["metrics"]["gflops"] / stages_["baseline"]["metrics"]["gflops"]
+    assert left == pytest.approx(0.7, rel=0.03)
+    rows = stages_["train"]["tables"]["prune"]
+    assert any(row["width_after"] < row["width_before"] for row in rows)
+    assert {row["method"] for row in stages_["quantize"]["tables"]["quantize"] if row["precision"] == "int8"} == {
+        "learned"
+    }
+    text = (result.run_dir / "report.md").read_text(encoding="utf-8")
+    assert "Pruning by and by, distillation, quantization-aware" in text
+
+
+def test_a_schedule_is_refused_where_nothing_trains(inputs, tmp_path):
+    with pytest.raises(UsageError) as caught:
+        api.prune(
+            inputs / "model.pt", data=inputs / "data/data.yaml", flops=0.2, schedule="gradual", project=tmp_path / "p"
+        )
+    assert str(caught.value) == (
+        "schedule=gradual prunes while a model trains, and this command does not train; leave it out, or give "
+        "prune_schedule=gradual to: yolo-compress train"
+    )
+    assert not (tmp_path / "p").exists()
+
+
 def test_interrupted_run_says_how_to_go_on_and_resumes(inputs, tmp_path, figures, monkeypatch):
     figures += [0.5]
 

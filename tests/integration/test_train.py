@@ -176,6 +176,28 @@ def test_a_schedule_prunes_in_the_middle_of_training(make_checkpoint, settings, 
     assert sorted(file.name for file in weights.iterdir()) == ["best.pt", "last.pt"]
 
 
+@pytest.mark.parametrize("patience", [100, 2])
+def test_the_best_checkpoint_is_one_that_meets_the_target(make_checkpoint, settings, tmp_path, monkeypatch, patience):
+    """Wider models were more accurate, and none since the last step has come near them."""
+    validate, seen = CompressTrainer.validate, []
+
+    def falling(self):
+        metrics, _ = validate(self)
+        fitness = 1 / (1 + self.epoch)
+        if self.best_fitness is None or self.best_fitness < fitness:
+            self.best_fitness = fitness
+        seen.append(self.epoch)
+        return metrics, fitness
+
+    monkeypatch.setattr(CompressTrainer, "validate", falling)
+    path = make_checkpoint()
+    settings |= {"epochs": 10, "patience": patience}
+    training.train(path, name="run", prune_schedule="iterative", prune_importance="l2", **SCHEDULED, **settings)
+    best, dense = checkpoint.load_model(tmp_path / "runs" / "run" / "weights" / "best.pt"), checkpoint.load_model(path)
+    assert 1 - checkpoint.count(best, 64)[1] / checkpoint.count(dense, 64)[1] == pytest.approx(0.4, rel=0.03)
+    assert len(seen) == (10 if patience == 100 else 6)  # the last step is taken before epoch 3 of 0 to 9
+
+
 @pytest.mark.parametrize("kind", ["iterative", "gradual"])
 def test_a_scheduled_run_that_was_cut_equals_the_uninterrupted_one(make_checkpoint, settings, tmp_path, cut, kind):
     path = make_checkpoint()

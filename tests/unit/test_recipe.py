@@ -98,7 +98,7 @@ def test_what_was_written_is_what_is_read(tree):
 
 
 def test_shipped_recipes_validate_and_carry_their_file_name():
-    assert list(recipe.shipped()) == ["edge-cpu", "prune-distill", "ptq-int8"]
+    assert list(recipe.shipped()) == ["edge-cpu", "joint", "prune-distill", "ptq-int8"]
     for name in recipe.shipped():
         loaded = recipe.load(name)
         assert loaded.name == name
@@ -120,6 +120,11 @@ def test_an_absent_section_is_a_stage_that_does_not_run():
         ({"prune": {"ratio": 1.5}}, "prune.ratio=1.5: input should be less than 1"),
         ({"prune": {"ratio": 0}}, "prune.ratio=0: input should be greater than 0"),
         ({"prune": {"ratio": 0.3, "flops": 0.3}}, "ratio and flops given; give exactly one, such as ratio=0.3"),
+        (
+            {"prune": {"ratio": 0.3, "schedule": "gradual"}},
+            "schedule=gradual prunes while a model trains, and there is no 'train' section; add: train: {}",
+        ),
+        ({"grow": {}}, "a 'grow' section without a 'train' section would do nothing; add: train: {}"),
         ({"prune": {}}, "none of ratio, flops and latency given; give exactly one"),
         ({"prune": {"latency": 0.6}}, "latency and target belong together and target is missing; give both"),
         ({"prune": {"ratio": 0.6, "target": "openvino:fp32"}}, "belong together and latency is missing"),

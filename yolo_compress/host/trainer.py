@@ -223,6 +223,16 @@ class CompressTrainer(DetectionTrainer):
                     state[fresh[name]] = {k: narrow[name](v) if same[k] else v for k, v in kept.items()}
         self.ema = ModelEMA(model, updates=self.ema.updates)  # a new one, since it holds on to the old tensors
         self.ema.ema.load_state_dict(averaged.state_dict())
+        self.forget_best()
+
+    def forget_best(self) -> None:
+        """Let the next epoch be the best so far: what earlier ones reached, they reached with another model.
+
+        Without this `best.pt` would stay a model that is not what the run is to end with, and early stopping would wait
+        for an accuracy that the smaller model never has.
+        """
+        self.best_fitness = None
+        self.stopper.best_fitness, self.stopper.best_epoch = 0.0, self.epoch
 
     @contextmanager
     def plain(self, model: nn.Module) -> Iterator[None]:

@@ -70,7 +70,7 @@ class Pruning:
         """
         section = self.section
         self._trainer = trainer
-        if section.schedule != "one_shot":
+        if section.scheduled:
             self.schedule = Schedule(
                 section.schedule,
                 steps=section.steps,
@@ -159,6 +159,8 @@ class Pruning:
                 trainer.save_model()
                 trainer.epoch = epoch
             trainer.restart_epoch()
+        if self.progress.done < 1:  # so that no early stop leaves the target unmet
+            trainer.forget_best()
 
     def _note(self, trainer: CompressTrainer) -> None:
         """Take down the accuracy of the epoch that was validated last, once."""

@@ -121,6 +121,8 @@ class Growing:
         share = self.share_at(trainer.epoch, trainer.epochs)
         for model in (unwrap_model(trainer.model), trainer.ema.ema):
             self._set(model, share)
+        if share < 1 or share != self.share:
+            trainer.forget_best()
         if share != self.share and RANK in {-1, 0}:
             LOGGER.info(f"From epoch {trainer.epoch + 1} on, {100 * share:.0f} % of the channels of each layer train")
         self.share = share

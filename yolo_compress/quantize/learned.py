@@ -92,8 +92,8 @@ class Learned:
         """
         for name in sorted(given.model_fields_set.intersection(SETTLED)):
             wanted, trained = getattr(given, name), getattr(self.options, name)
-            if name == "weight_bits" and trained is None:  # what the kind of the weights has when nothing is said
-                trained = self.form.bits
+            if name == "weight_bits":  # None stands for what the kind of the weights has when nothing is said
+                wanted, trained = (self.form.bits if bits is None else bits for bits in (wanted, trained))
             if wanted != trained:
                 raise UsageError(
                     f"the checkpoint was trained for {name}={trained} and {name}={wanted} was given; leave it out, or "

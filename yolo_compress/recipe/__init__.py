@@ -119,7 +119,12 @@ class Recipe(Section):
         if self.qat is not None and (self.train is None or self.quantize is None):
             missing = "train" if self.train is None else "quantize"
             raise ValueError(f"a 'qat' section without a '{missing}' section would do nothing; add: {missing}: {{}}")
-        scheduled = self.prune is not None and self.prune.schedule != "one_shot"
+        scheduled = self.prune is not None and self.prune.scheduled
+        if self.prune is not None and scheduled and self.train is None:
+            raise ValueError(
+                f"schedule={self.prune.schedule} prunes while a model trains, and there is no 'train' section; add: "
+                "train: {}, or leave schedule out"
+            )
         inside = [name for name, loss in (self.distill.losses.items() if self.distill else ()) if loss.inside(name)]
         if scheduled and inside:
             raise ValueError(
@@ -224,8 +229,8 @@ def from_flags(given: Mapping[str, Any], base: Recipe | None = None) -> Recipe:
     """Overlay flags such as `{"prune": 0.3, "teacher": "yolov8s.pt"}` on a recipe.
 
     A flag creates its section when the base has none, and what that section cannot do without: training for
-    distillation, quantization for an int8 engine. `prune`, `prune_flops` and `prune_latency` replace whichever of the
-    three the base has.
+    distillation or a pruning schedule, quantization for an int8 engine. `prune`, `prune_flops` and `prune_latency`
+    replace whichever of the three the base has.
 
     Raises:
         RecipeError: A value is out of range or of the wrong type; the message names the flag.
@@ -241,7 +246,8 @@ def from_flags(given: Mapping[str, Any], base: Recipe | None = None) -> Recipe:
                 if not any(known[f].section == "prune" and known[f].field == other for f in given):
                     section.pop(other, None)
         section[flag.field] = value
-    if (tree.get("distill") or tree.get("qat") or tree.get("grow")) and not tree.get("train"):
+    while_training = (tree.get("prune") or {}).get("schedule", "one_shot") != "one_shot"
+    if (while_training or tree.get("distill") or tree.get("qat") or tree.get("grow")) and not tree.get("train"):
         tree["train"] = {}
     if tree.get("qat") and not tree.get("quantize"):
         tree["quantize"] = {}

@@ -127,6 +127,11 @@ class PruneSection(Section):
         flag="prune_output_weights",
     )
 
+    @property
+    def scheduled(self) -> bool:
+        """Tell whether it happens while a model trains."""
+        return self.schedule != "one_shot"
+
     @field_validator("output_weights", mode="before")
     @classmethod
     def _output_weights(cls, value: Any) -> Any:
@@ -167,13 +172,13 @@ class PruneSection(Section):
                 f"start={self.start:g} is not before window={self.window:g}, where the schedule ends; raise window or "
                 "lower start"
             )
-        if self.blocks and self.schedule != "one_shot":
+        if self.blocks and self.scheduled:
             raise ValueError(
                 f"blocks={self.blocks} takes whole layers out, which schedule={self.schedule} cannot do while a model "
                 "trains; give schedule=one_shot, or leave blocks out"
             )
         scheduled = {"sparsity": self.sparsity != "nothing", "rewind": self.rewind}
-        if self.schedule == "one_shot" and any(scheduled.values()):
+        if not self.scheduled and any(scheduled.values()):
             named = next(name for name, given in scheduled.items() if given)
             raise ValueError(
                 f"{named} acts while a schedule prunes, and schedule=one_shot prunes before training; give "

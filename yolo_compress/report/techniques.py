@@ -54,6 +54,8 @@ def _name(stage: Mapping[str, Any], recipe: Mapping[str, Any]) -> str:
     if stage["name"] != "train":
         return {"baseline": "Given model", "prune": "Pruning", "quantize": "Quantization"}[stage["name"]]
     training = "Distillation" if recipe.get("distill") else "Training"
+    if (recipe.get("prune") or {}).get("schedule", "one_shot") != "one_shot":
+        training = f"Pruning by and by, {training.lower()}"
     return f"{training}, quantization-aware" if recipe.get("qat") else training
 
 

@@ -218,6 +218,7 @@ def test_options_that_training_has_settled_are_compared_by_what_they_mean(begun)
     with attachment.aside(model):
         learned = Learned.read(model)
     learned.check(QuantizeSection(weight_bits=4, weight_storage="packed"))
+    learned.check(QuantizeSection.model_validate(learned.options.model_dump()))  # as a recipe that names every option
     with pytest.raises(UsageError, match="was trained for weight_bits=4 and weight_bits=3 was given; leave it out"):
         learned.check(QuantizeSection(weight_bits=3))
     with pytest.raises(UsageError, match="was trained for activations=none and activations=static was given"):
