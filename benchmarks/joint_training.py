@@ -1,7 +1,7 @@
 # Copyright (C) 2026 yolo_compress contributors. SPDX-License-Identifier: AGPL-3.0-or-later
 """Pruning and quantization in one training run, against one after the other in as many epochs.
 
-Usage: YOLO_COMPRESS_DATA=DIR python -m benchmarks.joint_training [seed ...]
+Usage: YOLO_COMPRESS_DATA=DIR python -m benchmarks.joint_training [seed ...] [candidate ...]
 
 yolov8n loses the same share of its operations in every candidate and trains with the same images, batches, optimizer
 and number of epochs, labels and the dense model as teacher throughout. `joint` prunes in steps while it trains
@@ -40,6 +40,7 @@ STEPS: dict[str, Any] = {"prune_schedule": "iterative", "prune_steps": 2, "prune
 # the runs of each candidate, one after the other, each from the last checkpoint of the one before
 CANDIDATES: dict[str, list[dict[str, Any]]] = {
     "joint": [{**PRUNE, **STEPS, **QAT}],
+    "joint, pruned at once": [{**PRUNE, **QAT}],
     "in turn": [{**PRUNE, "epochs": EPOCHS // 2}, {**QAT, "epochs": EPOCHS // 2}],
     "not trained quantized": [PRUNE],
 }
@@ -48,10 +49,12 @@ BEHIND = 0.3  # mAP50-95 points that one run may cost against two
 
 def main(given: list[str]) -> int:
     """Measure what is missing and write the result file; return 1 when a claim does not hold."""
+    seeds = [int(word) for word in given if word.isdigit()] or [0, 1]
+    named = [word for word in given if not word.isdigit()] or list(CANDIDATES)
     made = Experiment(NAME, imgsz=IMGSZ, model=MODEL, settings=SETTINGS)
     with tempfile.TemporaryDirectory() as place:
-        for seed in [int(word) for word in given] or [0, 1]:
-            for name in CANDIDATES:
+        for seed in seeds:
+            for name in named:
                 if not made.has(candidate=name, seed=seed):
                     made.add({"candidate": name, "seed": seed, **_trained(made, Path(place), name, seed)})
     return made.finish(_claims(made.rows))
