@@ -46,6 +46,7 @@ AGREEMENT = ROOT / "benchmarks" / "results" / "quant_agreement.json"
 CALIB = ROOT / "benchmarks" / "results" / "calib_cover.json"
 DISTILL = ROOT / "benchmarks" / "results" / "distill_recovery.json"
 QAT = ROOT / "benchmarks" / "results" / "quant_qat.json"
+JOINT = ROOT / "benchmarks" / "results" / "joint_training.json"
 CPU_TRAINING = ROOT / "benchmarks" / "results" / "spine_cpu_training.json"
 COLUMNS = (
     "Candidate",
@@ -326,6 +327,7 @@ RENDERERS: dict[str, Callable[[str], str | None]] = {
     "calib": lambda _: _from(CALIB, calib_table),
     "distill": lambda _: _from(DISTILL, distill_table),
     "qat": lambda _: _from(QAT, qat_table),
+    "joint": lambda _: _from(JOINT, qat_table),
     "agreement": lambda _: _from(AGREEMENT, agreement_table),
     "native": _native,
     "modes": _modes,
