@@ -223,6 +223,10 @@ def test_it_trains_together_with_pruning_and_a_teacher(make_checkpoint, settings
             {"prune_flops": 0.2, "prune_schedule": "iterative", "quantize_rounding": "adaround"},
             "rounding=adaround fits weights to images before training, which every step of schedule=iterative",
         ),
+        (
+            {"prune_flops": 0.2, "prune_schedule": "iterative", "qat_freeze": 0.3},
+            "freeze=0.3 holds scales from there on, and steps of the pruning schedule, up to window=0.6, choose them",
+        ),
         ({"quantize_learned": False}, "qat learns scales and learned=False throws them away"),
         ({"qat": "int4"}, "qat='int4'"),
         ({"qat_freeze": 2}, "qat_freeze=2"),

@@ -118,7 +118,7 @@ def test_bf16_without_units_is_refused(make_checkpoint, settings, monkeypatch):
         training.train(make_checkpoint(), fast_cpu=True, amp="bf16", **settings)
 
 
-def test_fast_cpu_trains_in_bf16_with_loader_processes(make_checkpoint, settings, tmp_path, monkeypatch):
+def test_fast_cpu_trains_in_bf16_with_loader_processes(make_checkpoint, settings, tmp_path, monkeypatch, cut):
     from yolo_compress.host import trainer
 
     seen = {}
@@ -140,10 +140,13 @@ def test_fast_cpu_trains_in_bf16_with_loader_processes(make_checkpoint, settings
 
     monkeypatch.setattr(CompressTrainer, "preprocess_batch", look)
     monkeypatch.setattr(CompressTrainer, "set_model_attributes", one_core_left)
-    settings["epochs"] = 1
     threads = torch.get_num_threads()
     try:
-        training.train(make_checkpoint(), name="fast", fast_cpu=True, amp="bf16", workers=1, **settings)
+        with cut(2):
+            training.train(make_checkpoint(), name="fast", fast_cpu=True, amp="bf16", workers=1, **settings)
+        assert seen == {"autocast": True, "layout": True, "workers": 1, "threads": 3}
+        seen.clear()
+        training.train(tmp_path / "runs" / "fast" / "weights" / "last.pt", resume=True)  # as it began
     finally:
         torch.set_num_threads(threads)
     assert seen == {"autocast": True, "layout": True, "workers": 1, "threads": 3}
@@ -231,9 +234,28 @@ def test_a_step_that_costs_too_much_is_taken_back(make_checkpoint, settings, tmp
             trainer.metrics[attachment.MAP_KEY] = 0.4 if self.progress.done < 0.5 else 0.1
         note(self, trainer)
 
+    kept, restructure, back = [], CompressTrainer.restructure, attachment.Pruning._step_back
+
+    def frozen(self, change):
+        before = {name for name, value in self.model.named_parameters() if not value.requires_grad}
+        restructure(self, change)
+        kept.append(before == {name for name, value in self.model.named_parameters() if not value.requires_grad})
+
+    def step_back(self, trainer):
+        momenta = [group["momentum"] for group in trainer.optimizer.param_groups]
+        back(self, trainer)
+        assert [group["momentum"] for group in trainer.optimizer.param_groups] == momenta
+        assert trainer.exact_state()["attachments"][0]["origin"] is not self.origin, (
+            "later steps must not reach into it"
+        )
+
     monkeypatch.setattr(attachment.Pruning, "_note", made_up)
+    monkeypatch.setattr(attachment.Pruning, "_step_back", step_back)
+    monkeypatch.setattr(CompressTrainer, "restructure", frozen)
     flags = {**SCHEDULED, "prune_schedule": "gradual", "prune_importance": "l2", "prune_window": 0.9, "prune_steps": 4}
+    settings |= {"freeze": 2, "warmup_epochs": 3}
     training.train(path, name="run", **flags, **settings)
+    assert all(kept)
     levels = [level for _, level, _ in seen]
     undone = next(i for i in range(1, len(levels)) if levels[i] < levels[i - 1])
     assert seen[undone][2] == seen[0][2], "the full width is back"
@@ -265,6 +287,28 @@ def test_sparse_training_then_pruning_then_rewinding(make_checkpoint, settings, 
             min(max(abs(a - b) for a, b in zip(row.flatten()[:9].tolist(), other, strict=True)) for other in rows_of)
             < 1e-3
         )
+
+
+def test_a_schedule_counts_from_the_model_that_it_was_given(make_checkpoint, settings, tmp_path):
+    """What an earlier pruning did to the same model stays out of it."""
+    path = make_checkpoint()
+    settings |= {"epochs": 5, "optimizer": "AdamW", "lr0": 0.001}
+    flags = {**SCHEDULED, "prune_flops": 0.2, "prune_importance": "l2"}
+    training.train(path, name="first", **{**flags, "prune_schedule": "one_shot"}, **{**settings, "epochs": 1})
+    first = tmp_path / "runs" / "first" / "weights" / "last.pt"
+    training.train(first, name="second", prune_schedule="iterative", **flags, **settings)
+    told = checkpoint.facts(checkpoint.load_model(tmp_path / "runs" / "second" / "weights" / "last.pt"))["prune"]
+    assert told["params_before"] == checkpoint.count(checkpoint.load_model(first), 64)[0]
+    assert len(told["steps"]) == 2
+
+
+def test_a_schedule_is_refused_in_a_run_that_ends_by_the_clock(make_checkpoint, settings):
+    with pytest.raises(UsageError) as caught:
+        training.train(make_checkpoint(), name="no", prune_schedule="gradual", **SCHEDULED, **settings, time=0.5)
+    assert str(caught.value) == (
+        "prune_schedule=gradual is planned by epochs, and time=0.5 ends the run by the clock; leave time out and give "
+        "epochs"
+    )
 
 
 def test_a_schedule_that_does_not_fit_is_refused(make_checkpoint, settings):

@@ -73,11 +73,11 @@ RECIPE_KEYS = (
 _ALL = (
     Mode(
         "train",
-        "`yolo train` with pruning and distillation among its settings.",
+        "`yolo train` with pruning, distillation and quantization among its settings.",
         flags.train,
         keys=(
             dataclasses.replace(MODEL, help="Checkpoint to start from, or the last.pt of a run to continue."),
-            Key("recipe", "A shipped recipe or a YAML file, of which prune, distill and train apply.", "path"),
+            Key("recipe", "A shipped recipe or a YAML file, of which the sections that train apply.", "path"),
         ),
         more=flags.train_keys,
         implied=("detect", "mode=train", "task=detect"),

@@ -23,6 +23,7 @@ from yolo_compress.host.ultralytics import LOGGER, RANK, DetectionTrainer, Model
 
 STATE_FILE = "compress_state.pt"  # beside last.pt while a run is unfinished; tensors and built-in types only
 DEFAULT_WORKERS = get_cfg().workers
+FAST_CPU = "fast_cpu"  # among the facts of a model
 
 Narrowing = Mapping[str, Callable[[torch.Tensor], torch.Tensor]]  # by parameter, what stays of a tensor of its shape
 
@@ -106,14 +107,11 @@ class CompressTrainer(DetectionTrainer):
         self._last_saved: list[dict[str, Any]] = []
         self._resumed_epoch: int | None = None
         self._fast_cpu = bool(self.plan and self.plan.fast_cpu and self.device.type == "cpu")
-        self._cpu_bf16 = self._fast_cpu and self.args.amp == "bf16"
+        self._cpu_bf16 = False
+        self._workers_given = (kwargs.get("overrides") or {}).get("workers")
         if self._fast_cpu:
             use_all_cores()
-            asked = (kwargs.get("overrides") or {}).get("workers", DEFAULT_WORKERS)
-            self.args.workers = int(asked)
-        if self._cpu_bf16:
-            require_bf16()
-            self.args.amp = False  # the parent refuses bf16 on CPUs; _build_train_pipeline turns autocast on instead
+            self._speed_up(self.args.amp, self._workers_given)
 
     def get_model(self, cfg: Any = None, weights: nn.Module | None = None, verbose: bool = True) -> nn.Module:
         """Return the model to train; one that its YAML no longer describes is kept instead of rebuilt from it."""
@@ -132,7 +130,21 @@ class CompressTrainer(DetectionTrainer):
         """Set the model up as the parent does, and remember which epoch a checkpoint to resume was written after."""
         ckpt = super().setup_model()
         self._resumed_epoch = None if ckpt is None else int(ckpt["epoch"])
+        saved = facts(ckpt.get("ema") or ckpt["model"]).get(FAST_CPU) if self._fast_cpu and ckpt is not None else None
+        if self.resume and saved:
+            self._speed_up(saved["amp"], saved["workers"] if self._workers_given is None else self._workers_given)
         return ckpt
+
+    def _speed_up(self, amp: bool | str, workers: int | None) -> None:
+        """Take the precision and the number of loader processes that were asked for.
+
+        The settings in a checkpoint cannot hold them: the parent refuses the one on CPUs and sets the other to none.
+        """
+        self.args.workers = DEFAULT_WORKERS if workers is None else int(workers)
+        self._cpu_bf16 = amp == "bf16"
+        if self._cpu_bf16:
+            require_bf16()
+            self.args.amp = False  # _build_train_pipeline turns autocast on, after the parent's check
 
     def set_model_attributes(self) -> None:
         """Attach everything, while optimizer, EMA and DDP do not exist yet."""
@@ -142,6 +154,8 @@ class CompressTrainer(DetectionTrainer):
         if self.plan and self.plan.facts:
             set_facts(self.model, {**facts(self.model), **self.plan.facts})
         if self._fast_cpu:
+            asked = {"amp": "bf16" if self._cpu_bf16 else bool(self.args.amp), "workers": int(self.args.workers)}
+            set_facts(self.model, {**facts(self.model), FAST_CPU: asked})
             self.model = self.model.to(memory_format=torch.channels_last)
         self._install_criterion()
 
@@ -209,6 +223,7 @@ class CompressTrainer(DetectionTrainer):
         for attachment in self._attachments:
             attachment.narrowed(narrow, shapes)
         if self._fast_cpu:
+            use_all_cores()  # an attachment may have exported the model, which leaves torch fewer
             model.to(memory_format=torch.channels_last)
         fresh, state = dict(model.named_parameters()), self.optimizer.state
         for group in self.optimizer.param_groups:
@@ -224,6 +239,18 @@ class CompressTrainer(DetectionTrainer):
         self.ema = ModelEMA(model, updates=self.ema.updates)  # a new one, since it holds on to the old tensors
         self.ema.ema.load_state_dict(averaged.state_dict())
         self.forget_best()
+
+    def require_epochs(self, what: str) -> None:
+        """Refuse a run that ends by the clock, for something that is planned by epochs.
+
+        Raises:
+            UsageError: `time` is set.
+        """
+        if self.args.time:
+            raise UsageError(
+                f"{what} is planned by epochs, and time={self.args.time:g} ends the run by the clock; leave time out "
+                "and give epochs"
+            )
 
     def forget_best(self) -> None:
         """Let the next epoch be the best so far: what earlier ones reached, they reached with another model.
@@ -291,6 +318,7 @@ class CompressTrainer(DetectionTrainer):
                     "as it was; copy both files from the same run, or begin a new run from last.pt without resume"
                 )
             self.load_exact_state(found[0])
+            self._last_saved = [_on_cpu(found[0])]
             self._drop_rows_behind()
 
     def save_model(self) -> bool:

@@ -71,6 +71,7 @@ class Pruning:
         section = self.section
         self._trainer = trainer
         if section.scheduled:
+            trainer.require_epochs(f"prune_schedule={section.schedule}")
             self.schedule = Schedule(
                 section.schedule,
                 steps=section.steps,
@@ -84,6 +85,9 @@ class Pruning:
                     f"prune_schedule={section.schedule} changes the model while it trains, which {trainer.world_size} "
                     "GPUs cannot follow; give prune_schedule=one_shot, or device=0"
                 )
+            if not trainer.resume:  # what an earlier pruning did is not what this one counts from
+                told = facts(trainer.model)
+                set_facts(trainer.model, {name: value for name, value in told.items() if name != "prune"})
             trainer.add_callback("on_train_epoch_start", self._before_epoch)
             trainer.add_callback("on_fit_epoch_end", self._note)
             trainer.add_callback("on_train_end", _clean)
@@ -122,7 +126,7 @@ class Pruning:
         """Return where the schedule stands; a checkpoint is written before the epoch has ended."""
         if self.schedule is not None and self._trainer is not None:
             self._note(self._trainer)
-        return {"progress": asdict(self.progress), "origin": self.origin, "undo": self.undo, "masks": self.masks}
+        return {"progress": asdict(self.progress), "origin": dict(self.origin), "undo": self.undo, "masks": self.masks}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Take up where the schedule stood."""
@@ -248,15 +252,19 @@ class Pruning:
 
         def widen(model: nn.Module, averaged: nn.Module) -> Narrowing:
             for changed in (model, averaged):
+                trained = {name: value.requires_grad for name, value in changed.named_parameters()}
                 changed.model = deepcopy(wide.model).to(next(changed.parameters()).device)
-                for ours, theirs in zip(changed.parameters(), wide.parameters(), strict=True):
-                    ours.requires_grad_(theirs.requires_grad and changed is model)
+                for name, value in changed.named_parameters():
+                    value.requires_grad_(trained[name])
                 set_facts(changed, facts(wide))
             return {}
 
         progress = self.schedule.undone(trainer.epoch, self.progress)
         trainer.restructure(widen)
+        now = [{key: group[key] for key in group if key != "params"} for group in trainer.optimizer.param_groups]
         trainer.load_exact_state(undo)
+        for group, settings in zip(trainer.optimizer.param_groups, now, strict=True):
+            group.update(settings)  # rate and momentum are those of this epoch, not of the one before the step
         self.progress, self.undo = progress, None
         if RANK in {-1, 0}:
             LOGGER.info(

@@ -1,9 +1,10 @@
 # Copyright (C) 2026 yolo_compress contributors. SPDX-License-Identifier: AGPL-3.0-or-later
 """A student that grows: it trains with part of its channels first, and the others join in steps.
 
-A channel that sleeps is zero wherever it appears, as if it had been pruned, and keeps its weights until it wakes. In a
-group of coupled channels those with the smallest filters sleep longest. It is progressive shrinking (Cai et al. 2020,
-Once-for-All) the other way round: widths rise where they fall there, and the norm of filters ranks channels in both.
+A channel that sleeps is zero wherever it appears, as if it had been pruned, and no gradient reaches its weights until
+it wakes; weight decay does. In a group of coupled channels those with the smallest filters sleep longest. It is
+progressive shrinking (Cai et al. 2020, Once-for-All) the other way round: widths rise where they fall there, and the
+norm of filters ranks channels in both.
 """
 
 from __future__ import annotations
@@ -35,7 +36,6 @@ class Growing:
     def __init__(self, section: GrowSection) -> None:
         """Take the section."""
         self.section = section
-        self.share = section.start
         self._scores: np.ndarray | None = None
         self._graph: ChannelGraph | None = None
         self._trainer: CompressTrainer | None = None
@@ -49,6 +49,7 @@ class Growing:
         """
         self._trainer = trainer
         section, model = self.section, trainer.model
+        trainer.require_epochs("grow")
         room = round(section.window * trainer.epochs)
         if room < section.steps:
             raise UsageError(
@@ -73,7 +74,7 @@ class Growing:
         """Return the share of channels that are awake in an epoch (from 0)."""
         section = self.section
         done = min(section.steps, math.floor(epoch * section.steps / round(section.window * epochs)))
-        return section.start + (1 - section.start) * done / section.steps
+        return 1.0 if done == section.steps else section.start + (1 - section.start) * done / section.steps
 
     def before_batch(self, batch: Mapping[str, Any]) -> None:
         """Do nothing: channels wake between epochs."""
@@ -91,7 +92,7 @@ class Growing:
         """Do nothing: `attach` has ranked the channels as the run did that is resumed."""
 
     def stepped(self, model: nn.Module) -> None:
-        """Do nothing: no gradient reaches the weights of what sleeps."""
+        """Do nothing: weights of what sleeps get no gradient."""
 
     def narrowed(self, narrow: Narrowing, shapes: Mapping[str, torch.Size]) -> None:
         """Do nothing: a recipe that prunes while it trains is refused beside this."""
@@ -118,14 +119,13 @@ class Growing:
 
     def _before_epoch(self, trainer: CompressTrainer) -> None:
         trainer.restart_epoch()
-        share = self.share_at(trainer.epoch, trainer.epochs)
+        share, before = (self.share_at(epoch, trainer.epochs) for epoch in (trainer.epoch, max(trainer.epoch - 1, 0)))
         for model in (unwrap_model(trainer.model), trainer.ema.ema):
             self._set(model, share)
-        if share < 1 or share != self.share:
+        if before < 1:
             trainer.forget_best()
-        if share != self.share and RANK in {-1, 0}:
+        if share != before and RANK in {-1, 0}:
             LOGGER.info(f"From epoch {trainer.epoch + 1} on, {100 * share:.0f} % of the channels of each layer train")
-        self.share = share
 
     def _set(self, model: nn.Module, share: float) -> None:
         assert self._graph is not None

@@ -92,7 +92,7 @@ class CodebookQuantizer(Quantizer):
         """Begin with scales (output channels, blocks) and values in scales."""
         super().__init__()
         self.table = nn.Parameter(torch.from_numpy(table.copy()))
-        self.register_buffer("fixed", torch.from_numpy(scales.copy()), persistent=False)
+        self.register_buffer("fixed", torch.from_numpy(scales.copy()))
 
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
         """Return the values of a weight (outputs, inputs, height, width), in float32."""

@@ -150,6 +150,11 @@ class Recipe(Section):
                     "qat learns ranges and activations=dynamic finds them while the model runs; give "
                     "activations=static, or activations=none to train weights alone"
                 )
+            if self.prune is not None and scheduled and self.qat.freeze < self.prune.window:
+                raise ValueError(
+                    f"freeze={self.qat.freeze:g} holds scales from there on, and steps of the pruning schedule, up to "
+                    f"window={self.prune.window:g}, choose them anew; give freeze={self.prune.window:g} or more"
+                )
             defaults = QuantizeSection()
             given = {name: getattr(self.quantize, name) for name in ("rounding", "bias_correction")}
             fitted = [name for name, value in given.items() if value != getattr(defaults, name)]

@@ -34,6 +34,7 @@ SECTION_OF = {  # flags that call for a section, which goes when all of them are
     "prune_flops": "prune",
     "prune_latency": "prune",
     "teacher": "distill",
+    "grow": "grow",
     "qat": "qat",
 }
 Progress = Callable[[str], None]

@@ -90,6 +90,15 @@ def test_gradients_of_powers_of_two_are_those_of_learned_steps(group):
     torch.testing.assert_close(quantizer.log_scale.grad, scales.grad * factor, rtol=1e-3, atol=1e-6)
 
 
+def test_a_codebook_comes_back_with_the_scales_that_its_values_were_learned_under():
+    weight, _, _, quantizer = begun("codebook", group=2)
+    _, _, _, other = begun("codebook", group=2)
+    other.fixed *= 2
+    other.load_state_dict(quantizer.state_dict())
+    weight = torch.from_numpy(weight)
+    assert torch.equal(other(weight), quantizer(weight))
+
+
 def test_a_value_of_a_codebook_learns_from_the_weights_that_have_it():
     weight, _, known, quantizer = begun("codebook", group=2)
     _, towards = gradients(quantizer, weight)
