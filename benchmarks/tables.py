@@ -46,6 +46,7 @@ AGREEMENT = ROOT / "benchmarks" / "results" / "quant_agreement.json"
 CALIB = ROOT / "benchmarks" / "results" / "calib_cover.json"
 DISTILL = ROOT / "benchmarks" / "results" / "distill_recovery.json"
 QAT = ROOT / "benchmarks" / "results" / "quant_qat.json"
+RATES = ROOT / "benchmarks" / "results" / "recipe_training.json"
 JOINT = ROOT / "benchmarks" / "results" / "joint_training.json"
 CPU_TRAINING = ROOT / "benchmarks" / "results" / "spine_cpu_training.json"
 COLUMNS = (
@@ -172,6 +173,15 @@ def qat_table(tree: dict[str, Any]) -> str:
         own = [row["float_map50_95_points"] for row in rows if "float_map50_95_points" in row]
         whole = f"{statistics.mean(own):.2f}" if own else "-"
         lines.append([name, *points, f"{statistics.mean(by_seed.values()):.2f}", whole])
+    return f"{_markdown(lines)}\n\n{_circumstances(tree)}"
+
+
+def rates_table(tree: dict[str, Any]) -> str:
+    """Return mAP50-95 of every way to recover, a mean over seeds."""
+    lines = [["trained with", "mAP50-95", "seeds"], ["---", "---:", "---:"]]
+    for name in dict.fromkeys(row["candidate"] for row in tree["rows"]):
+        points = [row["map50_95_points"] for row in tree["rows"] if row["candidate"] == name]
+        lines.append([name, f"{statistics.mean(points):.2f}", "-" if name == "not trained" else str(len(points))])
     return f"{_markdown(lines)}\n\n{_circumstances(tree)}"
 
 
@@ -327,6 +337,7 @@ RENDERERS: dict[str, Callable[[str], str | None]] = {
     "calib": lambda _: _from(CALIB, calib_table),
     "distill": lambda _: _from(DISTILL, distill_table),
     "qat": lambda _: _from(QAT, qat_table),
+    "rates": lambda _: _from(RATES, rates_table),
     "joint": lambda _: _from(JOINT, qat_table),
     "agreement": lambda _: _from(AGREEMENT, agreement_table),
     "native": _native,
