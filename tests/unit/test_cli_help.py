@@ -44,7 +44,7 @@ def test_the_help_of_run_and_train_has_their_flags(capsys):
     assert all(f"\n  {name} " in out for name in recipe.flags())
     main(["train", "help"])
     out = capsys.readouterr().out
-    sections = ("prune", "distill", "qat", "train", "quantize")
+    sections = ("prune", "distill", "grow", "qat", "train", "quantize")
     assert all((f"\n  {n} " in out) == (f.section in sections) for n, f in recipe.flags().items())
 
 
