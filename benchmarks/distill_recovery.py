@@ -20,15 +20,13 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from benchmarks.prune_recovery import IMAGES, IMGSZ, SETTINGS, train_and_score
+from benchmarks.prune_recovery import IMGSZ, SETTINGS, train_and_score, write_pruned
 from benchmarks.prune_training_free import accuracy
 from benchmarks.record import Experiment, claim
 from yolo_compress.distill import LOSSES
-from yolo_compress.host.checkpoint import load_model, save_model
+from yolo_compress.host.checkpoint import load_model
 from yolo_compress.host.cpu import use_all_cores
-from yolo_compress.host.data import DataSpec, image_batches, sample
-from yolo_compress.prune import prune
-from yolo_compress.recipe import PruneSection
+from yolo_compress.host.data import DataSpec
 
 NAME = "distill_recovery"
 STUDENT, FLOPS = "yolov8n", 0.3
@@ -41,6 +39,7 @@ ABLATION = (
     *(f"{name}{SLOWER}" for name in ("none", "native yolov8n", "ours yolov8n", "label-free yolov8n", "ours yolov8s")),
     "ours yolov8n,yolov8s",  # the model that was pruned, and a larger one beside it
     f"ours yolov8n{GROWING}",
+    *(f"{loss} yolov8s" for loss in ("response", "cwd")),  # the two of the default, with the larger teacher
     *(f"{losses} yolov8n" for losses in (*PAIRS, *LOSSES) if losses not in ("psa", "iou")),  # no attention; that is box
 )
 VS_NATIVE, VS_NONE, LABEL_FREE = 0.7, 1.5, 0.5
@@ -55,14 +54,7 @@ def main(given: list[str]) -> int:
     wanted += [] if named else [(name, seeds[0]) for name in ABLATION]
     with tempfile.TemporaryDirectory() as place:
         student = Path(place) / "student.pt"
-        chosen = sample(made.data.train, IMAGES, seed=0)
-        result = prune(
-            load_model(made.folder / "weights" / f"{STUDENT}.pt"),
-            config=PruneSection(flops=FLOPS),
-            imgsz=IMGSZ,
-            image_batches=lambda: image_batches(chosen, IMGSZ),
-        )
-        save_model(result.model, student, facts={"prune": result.facts()})
+        write_pruned(made, STUDENT, FLOPS, student)
         if not made.has(candidate="before"):
             made.add({"candidate": "before", "map50_95_points": accuracy(load_model(student), made.data)})
         for index, (name, seed) in enumerate(wanted):

@@ -23,7 +23,7 @@ from typing import Any
 from benchmarks.quant_ptq import AsWritten
 from benchmarks.quant_qat import SETTINGS as QAT_SETTINGS
 from benchmarks.quant_qat import accuracy, write_learned
-from benchmarks.record import Experiment, claim
+from benchmarks.record import Experiment, asked, claim
 from yolo_compress.engines import engine_for, get_engine
 from yolo_compress.host.checkpoint import count, load_model
 from yolo_compress.host.data import sample
@@ -49,8 +49,7 @@ BEHIND = 0.3  # mAP50-95 points that one run may cost against two
 
 def main(given: list[str]) -> int:
     """Measure what is missing and write the result file; return 1 when a claim does not hold."""
-    seeds = [int(word) for word in given if word.isdigit()] or [0, 1]
-    named = [word for word in given if not word.isdigit()] or list(CANDIDATES)
+    seeds, named = asked(given, CANDIDATES)
     made = Experiment(NAME, imgsz=IMGSZ, model=MODEL, settings=SETTINGS)
     with tempfile.TemporaryDirectory() as place:
         for seed in seeds:

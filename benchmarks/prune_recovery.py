@@ -83,6 +83,18 @@ def train_and_score(start: Path, data: DataSpec, seed: int, run: Path, **flags: 
     return accuracy(load_model(run / "weights" / "last.pt"), data), time.perf_counter() - begin
 
 
+def write_pruned(made: Experiment, model: str, flops: float, out: Path) -> None:
+    """Prune a share of a model's operations by the default way, and write the checkpoint."""
+    chosen = sample(made.data.train, IMAGES, seed=0)
+    result = prune(
+        load_model(made.folder / "weights" / f"{model}.pt"),
+        config=PruneSection(flops=flops),
+        imgsz=IMGSZ,
+        image_batches=lambda: image_batches(chosen, IMGSZ),
+    )
+    save_model(result.model, out, facts={"prune": result.facts()})
+
+
 def _row(folder: Path, data: DataSpec, name: str, seed: int, place: Path) -> dict[str, Any]:
     dense = load_model(folder / "weights" / f"{MODEL}.pt")
     timing = RuntimeTiming(dense, TARGET, imgsz=IMGSZ, images=data.train, cache=place / "layers")

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.quant_ptq import AsWritten
-from benchmarks.record import Experiment, claim
+from benchmarks.record import Experiment, asked, claim
 from yolo_compress.bench.accuracy import detect, evaluate
 from yolo_compress.engines import engine_for, get_engine
 from yolo_compress.errors import require
@@ -67,8 +67,7 @@ BETTER, NEAR = 0.3, 0.1
 
 def main(given: list[str]) -> int:
     """Measure what is missing and write the result file; return 1 when a claim does not hold."""
-    seeds = [int(word) for word in given if word.isdigit()] or [0, 1]
-    named = [word for word in given if not word.isdigit()] or list(CANDIDATES)
+    seeds, named = asked(given, CANDIDATES)
     if "native" in named:
         require("modelopt", extra="modelopt", purpose="native QAT runs")
     made = Experiment(NAME, imgsz=IMGSZ, model=MODEL, settings=SETTINGS)

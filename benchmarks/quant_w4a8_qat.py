@@ -24,7 +24,7 @@ from typing import Any
 
 from benchmarks.quant_ptq import AsWritten
 from benchmarks.quant_qat import SETTINGS, accuracy, write_learned
-from benchmarks.record import Experiment, claim
+from benchmarks.record import Experiment, asked, claim
 from yolo_compress.host.cpu import bf16_units
 from yolo_compress.host.data import sample
 from yolo_compress.host.export import export_onnx
@@ -48,8 +48,7 @@ TARGET = 0.8
 
 def main(given: list[str]) -> int:
     """Measure what is missing and write the result file; return 1 when a claim does not hold."""
-    seeds = [int(word) for word in given if word.isdigit()] or [0, 1]
-    named = [word for word in given if not word.isdigit()] or list(CANDIDATES)
+    seeds, named = asked(given, CANDIDATES)
     settings = {**SETTINGS, "qat": "int8", "fast_cpu": True, "quantize_images": IMAGES}
     if bf16_units():
         settings["amp"] = "bf16"
@@ -69,8 +68,8 @@ def main(given: list[str]) -> int:
         for seed, name in itertools.product(seeds, named):
             if not made.has(candidate=name, seed=seed):
                 begin, run = time.perf_counter(), Path(place) / f"{seed}-{len(made.rows)}"
-                asked, own = CANDIDATES[name]
-                flags = {f"quantize_{key}": value for key, value in {**FORM, **asked}.items()}
+                beside, own = CANDIDATES[name]
+                flags = {f"quantize_{key}": value for key, value in {**FORM, **beside}.items()}
                 where = {"data": str(made.data.path), "project": place, "name": run.name, "exist_ok": True}
                 train(weights, **{**settings, **flags, **where, **own, "seed": seed})
                 seconds = time.perf_counter() - begin
@@ -93,7 +92,7 @@ def _claims(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     (floating,), (start,) = of("float"), of("not trained")
     drop = floating - statistics.mean(claimed)
     told = "; ".join(f"{name} {statistics.mean(points):.2f}" for name, points in trained.items() if points)
-    how = f"{SETTINGS['epochs']} epochs at {SETTINGS['imgsz']} px with the float model as teacher"
+    how = f"with the float model as teacher, {SETTINGS['epochs']} epochs at {SETTINGS['imgsz']} px or as it says"
     statement = (
         f"{MODEL} with weights of 4 bits in blocks of 32 and activations of 8, mAP50-95 at {IMGSZ} px: float "
         f"{floating:.2f}, not trained {start:.2f}; {how}: {told}; spread over seeds {max(claimed) - min(claimed):.2f}"

@@ -15,13 +15,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.prune_recovery import IMAGES, IMGSZ, SETTINGS, train_and_score
+from benchmarks.prune_recovery import IMGSZ, SETTINGS, train_and_score, write_pruned
 from benchmarks.prune_training_free import accuracy
-from benchmarks.record import Experiment
-from yolo_compress.host.checkpoint import load_model, save_model
-from yolo_compress.host.data import image_batches, sample
-from yolo_compress.prune import prune
-from yolo_compress.recipe import PruneSection
+from benchmarks.record import Experiment, asked
+from yolo_compress.host.checkpoint import load_model
 
 NAME = "recipe_training"
 MODEL, FLOPS, EPOCHS = "yolov8n", 0.2, 3
@@ -34,20 +31,12 @@ CANDIDATES["lr0=1e-05, mosaic=0, labels=False"] = {**CANDIDATES["lr0=1e-05, mosa
 
 def main(given: list[str]) -> int:
     """Measure what is missing and write the result file."""
-    seeds = [int(word) for word in given if word.isdigit()] or [0, 1]
-    named = [word for word in given if not word.isdigit()] or list(CANDIDATES)
+    seeds, named = asked(given, CANDIDATES)
     made = Experiment(NAME, imgsz=IMGSZ, model=MODEL, flops=FLOPS, settings={**SETTINGS, "epochs": EPOCHS})
     dense = made.folder / "weights" / f"{MODEL}.pt"
     with tempfile.TemporaryDirectory() as place:
         pruned = Path(place) / "pruned.pt"
-        chosen = sample(made.data.train, IMAGES, seed=0)
-        result = prune(
-            load_model(dense),
-            config=PruneSection(flops=FLOPS),
-            imgsz=IMGSZ,
-            image_batches=lambda: image_batches(chosen, IMGSZ),
-        )
-        save_model(result.model, pruned, facts={"prune": result.facts()})
+        write_pruned(made, MODEL, FLOPS, pruned)
         if not made.has(candidate="not trained"):
             made.add({"candidate": "not trained", "map50_95_points": accuracy(load_model(pruned), made.data)})
         for seed in seeds:

@@ -7,7 +7,7 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,19 @@ def earlier_rows(name: str) -> list[dict[str, Any]]:
         return []
     tree = json.loads(file.read_text(encoding="utf-8"))
     return [{**row, "cpu": row.get("cpu", _cpu(tree["device"]))} for row in tree["rows"]]
+
+
+def asked(words: Sequence[str], candidates: Iterable[str]) -> tuple[list[int], list[str]]:
+    """Return the seeds and the candidates that a command line names, the first two seeds and all when it names none.
+
+    Raises:
+        SystemExit: A word is neither a seed nor a candidate.
+    """
+    known = list(candidates)
+    named = [word for word in words if not word.isdigit()]
+    if strange := [word for word in named if word not in known]:
+        sys.exit(f"'{strange[0]}' is not a candidate; give some of: {'; '.join(known)}")
+    return [int(word) for word in words if word.isdigit()] or [0, 1], named or known
 
 
 def claim(

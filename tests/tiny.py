@@ -86,3 +86,13 @@ def losses(folder: Path) -> list[dict[str, str]]:
     """Return the losses of each epoch as they stand in results.csv of a run, without times."""
     with (folder / "results.csv").open() as stream:
         return [{k.strip(): v for k, v in row.items() if "loss" in k} for row in csv.DictReader(stream)]
+
+
+def assert_same_losses(one: Path, other: Path, *, epochs: int) -> None:
+    """Hold the losses of two runs against each other, epoch by epoch."""
+    import pytest
+
+    ours, theirs = ([{k: float(v) for k, v in row.items()} for row in losses(run)] for run in (one, other))
+    assert len(ours) == len(theirs) == epochs
+    for expected, found in zip(ours, theirs, strict=True):
+        assert found == pytest.approx(expected, abs=1e-4)

@@ -13,8 +13,9 @@ from yolo_compress.distill import Distillation
 from yolo_compress.errors import DataError, UsageError
 from yolo_compress.host import checkpoint
 from yolo_compress.host import enable as host_enable
+from yolo_compress.host.attachment import Attachment
 from yolo_compress.host.cli import check_keys, native_keys
-from yolo_compress.host.trainer import Attachment, CompressTrainer
+from yolo_compress.host.trainer import CompressTrainer
 from yolo_compress.host.ultralytics import YOLO
 from yolo_compress.prune.attachment import Pruning
 from yolo_compress.prune.growing import Growing

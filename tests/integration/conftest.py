@@ -80,3 +80,20 @@ def cut(monkeypatch):
             yield
 
     return at_save
+
+
+@pytest.fixture
+def falling(monkeypatch):
+    """Let every epoch of a run be worse than the one before; return the epochs that were validated."""
+    validate, seen = CompressTrainer.validate, []
+
+    def falling(self):
+        metrics, _ = validate(self)
+        fitness = 1 / (1 + self.epoch)
+        if self.best_fitness is None or self.best_fitness < fitness:
+            self.best_fitness = fitness
+        seen.append(self.epoch)
+        return metrics, fitness
+
+    monkeypatch.setattr(CompressTrainer, "validate", falling)
+    return seen

@@ -3,9 +3,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
+import pytest
+
 from yolo_compress.host import checkpoint
+from yolo_compress.quantize import Learned
 from yolo_compress.quantize.attachment import QuantizationAware
 from yolo_compress.recipe import QatSection, QuantizeSection
 
@@ -22,3 +26,11 @@ def training_start(student, settings):
     trainer = SimpleNamespace(args=SimpleNamespace(imgsz=64, data=settings["data"]))
     attachment = QuantizationAware(QatSection(), QuantizeSection(target="tensorrt", images=8))
     return attachment._begin(trainer, checkpoint.load_model(student))[0].activations
+
+
+def assert_same_scales(one: Path, other: Path) -> None:
+    """Hold the ranges that two checkpoints have learned against each other."""
+    ours, theirs = (Learned.read(checkpoint.load_model(file)).activations for file in (one, other))
+    assert ours.keys() == theirs.keys()
+    for names, affine in ours.items():
+        assert theirs[names].scale == pytest.approx(float(affine.scale), rel=1e-4)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.tiny import losses
+from tests.tiny import assert_same_losses, losses
 from yolo_compress import train as training
 from yolo_compress.distill.registry import LOSSES
 from yolo_compress.errors import UsageError
@@ -155,10 +155,7 @@ def test_a_run_that_is_killed_goes_on_with_the_same_losses(make_checkpoint, sett
     weights = killed(student, epoch=2, **flags, **settings)
     assert (weights / STATE_FILE).is_file()
     training.train(weights / "last.pt", resume=True)
-    whole, cut = (losses(tmp_path / "runs" / name) for name in ("whole", "cut"))
-    assert len(whole) == len(cut) == 4
-    for a, b in zip(whole, cut, strict=True):
-        assert {k: float(v) for k, v in a.items()} == pytest.approx({k: float(v) for k, v in b.items()}, abs=1e-4)
+    assert_same_losses(tmp_path / "runs" / "whole", tmp_path / "runs" / "cut", epochs=4)
 
 
 def test_a_ddp_worker_builds_the_same_attachments(make_checkpoint, settings, tmp_path):

@@ -280,7 +280,7 @@ def test_a_schedule_prunes_in_the_training_stage(inputs, tmp_path):
         "learned"
     }
     text = (result.run_dir / "report.md").read_text(encoding="utf-8")
-    assert "Pruning by and by, distillation, quantization-aware" in text
+    assert "Scheduled pruning, distillation, quantization-aware" in text
 
 
 def test_a_schedule_is_refused_where_nothing_trains(inputs, tmp_path):

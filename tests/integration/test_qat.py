@@ -13,8 +13,8 @@ import onnxruntime
 import pytest
 import torch
 
-from tests.integration.quantized import QAT, methods, training_start
-from tests.tiny import losses
+from tests.integration.quantized import QAT, assert_same_scales, methods, training_start
+from tests.tiny import assert_same_losses, losses
 from yolo_compress import api
 from yolo_compress import train as training
 from yolo_compress.errors import CompressError, UsageError
@@ -157,13 +157,8 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(make_checkpoint, settin
     assert not hasattr(held, CHILD)
     assert any(name.startswith(CHILD) for name in state["ema"])
     training.train(weights / "last.pt", resume=True)
-    whole, cut = (losses(tmp_path / "runs" / name) for name in ("whole", "cut"))
-    assert len(whole) == len(cut) == 3
-    for a, b in zip(whole, cut, strict=True):
-        assert {k: float(v) for k, v in a.items()} == pytest.approx({k: float(v) for k, v in b.items()}, abs=1e-4)
-    one, other = (checkpoint.load_model(tmp_path / "runs" / name / "weights" / "last.pt") for name in ("whole", "cut"))
-    for names, affine in Learned.read(one).activations.items():
-        assert Learned.read(other).activations[names].scale == pytest.approx(float(affine.scale), rel=1e-4)
+    assert_same_losses(tmp_path / "runs" / "whole", tmp_path / "runs" / "cut", epochs=3)
+    assert_same_scales(*(tmp_path / "runs" / name / "weights" / "last.pt" for name in ("whole", "cut")))
 
 
 def test_a_run_whose_scales_are_damaged_goes_back_to_what_was_saved(make_checkpoint, settings, tmp_path, monkeypatch):

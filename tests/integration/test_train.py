@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.tiny import losses, tiny_model
+from tests.tiny import assert_same_losses, losses, tiny_model
 from yolo_compress import train as training
 from yolo_compress.errors import UsageError
 from yolo_compress.host import checkpoint
@@ -180,25 +180,14 @@ def test_a_schedule_prunes_in_the_middle_of_training(make_checkpoint, settings, 
 
 
 @pytest.mark.parametrize("patience", [100, 2])
-def test_the_best_checkpoint_is_one_that_meets_the_target(make_checkpoint, settings, tmp_path, monkeypatch, patience):
+def test_the_best_checkpoint_is_one_that_meets_the_target(make_checkpoint, settings, tmp_path, falling, patience):
     """Wider models were more accurate, and none since the last step has come near them."""
-    validate, seen = CompressTrainer.validate, []
-
-    def falling(self):
-        metrics, _ = validate(self)
-        fitness = 1 / (1 + self.epoch)
-        if self.best_fitness is None or self.best_fitness < fitness:
-            self.best_fitness = fitness
-        seen.append(self.epoch)
-        return metrics, fitness
-
-    monkeypatch.setattr(CompressTrainer, "validate", falling)
     path = make_checkpoint()
     settings |= {"epochs": 10, "patience": patience}
     training.train(path, name="run", prune_schedule="iterative", prune_importance="l2", **SCHEDULED, **settings)
     best, dense = checkpoint.load_model(tmp_path / "runs" / "run" / "weights" / "best.pt"), checkpoint.load_model(path)
     assert 1 - checkpoint.count(best, 64)[1] / checkpoint.count(dense, 64)[1] == pytest.approx(0.4, rel=0.03)
-    assert len(seen) == (10 if patience == 100 else 6)  # the last step is taken before epoch 3 of 0 to 9
+    assert len(falling) == (10 if patience == 100 else 6)  # the last step is taken before epoch 3 of 0 to 9
 
 
 @pytest.mark.parametrize("kind", ["iterative", "gradual"])
@@ -212,12 +201,7 @@ def test_a_scheduled_run_that_was_cut_equals_the_uninterrupted_one(make_checkpoi
         training.train(path, name="cut", **flags, **settings)
     training.train(weights / "last.pt", resume=True)
     assert _shapes(weights / "last.pt") == _shapes(tmp_path / "runs" / "whole" / "weights" / "last.pt")
-    whole, resumed = (losses(tmp_path / "runs" / name) for name in ("whole", "cut"))
-    assert len(whole) == 6
-    for expected, found in zip(whole, resumed, strict=True):
-        assert {k: float(v) for k, v in found.items()} == pytest.approx(
-            {k: float(v) for k, v in expected.items()}, abs=1e-4
-        )
+    assert_same_losses(tmp_path / "runs" / "whole", tmp_path / "runs" / "cut", epochs=6)
 
 
 def test_a_step_that_costs_too_much_is_taken_back(make_checkpoint, settings, tmp_path, monkeypatch):
@@ -366,12 +350,7 @@ def test_masks_follow_a_schedule_and_survive_a_cut(make_checkpoint, settings, tm
     half = checkpoint.load_model(weights / "last.pt")
     assert checkpoint.facts(half)["prune"]["zero_share"] > 0.25
     training.train(weights / "last.pt", resume=True)
-    whole, resumed = (losses(tmp_path / "runs" / name) for name in ("whole", "cut"))
-    assert len(whole) == len(resumed) == 6
-    for expected, found in zip(whole, resumed, strict=True):
-        assert {k: float(v) for k, v in found.items()} == pytest.approx(
-            {k: float(v) for k, v in expected.items()}, abs=1e-4
-        )
+    assert_same_losses(tmp_path / "runs" / "whole", tmp_path / "runs" / "cut", epochs=6)
     made = checkpoint.load_model(weights / "last.pt")
     _zeros(made, 0.6)
     full = checkpoint.count(checkpoint.load_model(path), 64)[1]

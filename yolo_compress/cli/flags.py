@@ -9,13 +9,8 @@ from typing import Any
 from yolo_compress import recipe as recipes
 from yolo_compress.errors import UsageError
 
-TRAIN_SECTIONS = (
-    "prune",
-    "distill",
-    "grow",
-    "qat",
-    "train",
-)  # what one training run can do; the other sections need `run`
+# what one training run can do; the other sections need `run`
+TRAIN_SECTIONS = ("prune", "distill", "grow", "qat", "train")
 FORM_SECTION = "quantize"  # says what a quantized model is like, and so belongs to training with qat
 NOT_SETTINGS = {"task", "mode", "resume", "cfg", "exist_ok", "save_dir"}  # of `yolo`, without meaning inside a run
 

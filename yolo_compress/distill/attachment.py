@@ -16,7 +16,8 @@ from yolo_compress.distill.registry import LOSSES
 from yolo_compress.distill.schedule import falling, rising, turn
 from yolo_compress.distill.teacher import Teacher, fit, shares
 from yolo_compress.errors import UsageError
-from yolo_compress.host.trainer import CompressTrainer, Narrowing
+from yolo_compress.host.attachment import Narrowing
+from yolo_compress.host.trainer import CompressTrainer
 from yolo_compress.host.ultralytics import unwrap_model
 from yolo_compress.recipe.distill import DistillSection, LossOptions
 

@@ -6,7 +6,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from yolo_compress.host.trainer import CompressTrainer, Plan
+from yolo_compress.host.attachment import Plan
+from yolo_compress.host.trainer import CompressTrainer
 from yolo_compress.host.ultralytics import YOLO
 
 _STOCK_TASK_MAP = YOLO.task_map

@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from copy import deepcopy
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from torch import nn
 
 from yolo_compress.artifacts import atomic_path, atomic_write
 from yolo_compress.errors import DataError, UsageError
+from yolo_compress.host.attachment import Attachment, Narrowing, Plan
 from yolo_compress.host.checkpoint import facts, restructured, set_classes, set_facts
 from yolo_compress.host.cpu import require_bf16, use_all_cores
 from yolo_compress.host.criterion import CompressCriterion, LossTerms
@@ -24,61 +25,6 @@ from yolo_compress.host.ultralytics import LOGGER, RANK, DetectionTrainer, Model
 STATE_FILE = "compress_state.pt"  # beside last.pt while a run is unfinished; tensors and built-in types only
 DEFAULT_WORKERS = get_cfg().workers
 FAST_CPU = "fast_cpu"  # among the facts of a model
-
-Narrowing = Mapping[str, Callable[[torch.Tensor], torch.Tensor]]  # by parameter, what stays of a tensor of its shape
-
-
-class Attachment(Protocol):
-    """Something that takes part in a training run; it lives in the trainer, never in the model that is saved."""
-
-    def attach(self, trainer: CompressTrainer) -> LossTerms | None:
-        """Change `trainer.model` in place or replace it, before optimizer, EMA and DDP exist, and return loss terms."""
-        ...
-
-    def before_batch(self, batch: Mapping[str, Any]) -> None:
-        """Get ready for the forward pass of a training batch."""
-        ...
-
-    def parameters(self) -> list[nn.Parameter]:
-        """Return parameters to train without weight decay, of the model or beside it."""
-        ...
-
-    def state(self) -> dict[str, Any]:
-        """Return what a resumed run needs, as tensors and built-in types."""
-        ...
-
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        """Take up the state of the run that is resumed."""
-        ...
-
-    def stepped(self, model: nn.Module) -> None:
-        """Follow a step of the optimizer, before the average takes the model in."""
-        ...
-
-    def aside(self, model: nn.Module) -> AbstractContextManager[None]:
-        """Take out of a model, while the context lasts, what its checkpoint must not hold."""
-        ...
-
-    def narrowed(self, narrow: Narrowing, shapes: Mapping[str, torch.Size]) -> None:
-        """Follow a change of the model's shapes in the middle of the run.
-
-        Args:
-            narrow: By parameter, what makes the new shape of a tensor that has the old one; empty where the model got
-                back shapes that `load_state` restores.
-            shapes: The old shapes.
-        """
-        ...
-
-
-class Plan(Protocol):
-    """What a bound trainer does; it travels to DDP workers by pickle."""
-
-    fast_cpu: bool
-    facts: Mapping[str, Any]
-
-    def attachments(self) -> Sequence[Attachment]:
-        """Build the attachments of one run."""
-        ...
 
 
 class CompressTrainer(DetectionTrainer):

@@ -17,9 +17,10 @@ from torch import nn
 
 from yolo_compress.bench.response import OutputWeights
 from yolo_compress.errors import UsageError
+from yolo_compress.host.attachment import Narrowing
 from yolo_compress.host.checkpoint import count, facts, load_model, set_facts, write_model
 from yolo_compress.host.data import image_batches, labelled_batches, read_data, sample
-from yolo_compress.host.trainer import CompressTrainer, Narrowing
+from yolo_compress.host.trainer import CompressTrainer
 from yolo_compress.host.ultralytics import LOGGER, RANK, unwrap_model
 from yolo_compress.prune import (
     Inputs,

@@ -19,7 +19,9 @@ import torch
 from torch import nn
 
 from yolo_compress.errors import UsageError
-from yolo_compress.host.trainer import CompressTrainer, LossTerms, Narrowing
+from yolo_compress.host.attachment import Narrowing
+from yolo_compress.host.criterion import LossTerms
+from yolo_compress.host.trainer import CompressTrainer
 from yolo_compress.host.ultralytics import LOGGER, RANK, unwrap_model
 from yolo_compress.prune.graph import ChannelGraph, build_graph
 from yolo_compress.prune.inputs import Inputs

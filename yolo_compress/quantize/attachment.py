@@ -12,9 +12,10 @@ import torch
 from torch import nn
 
 from yolo_compress.calibrate import calibration_set
+from yolo_compress.host.attachment import Narrowing
 from yolo_compress.host.checkpoint import facts, set_facts
 from yolo_compress.host.data import read_data
-from yolo_compress.host.trainer import CompressTrainer, Narrowing
+from yolo_compress.host.trainer import CompressTrainer
 from yolo_compress.host.ultralytics import LOGGER, RANK, unwrap_model
 from yolo_compress.quantize.emulation import CHILD, Quantizers, aside, current, hold_statistics, install, remove
 from yolo_compress.quantize.format import format_of

@@ -55,7 +55,7 @@ def _name(stage: Mapping[str, Any], recipe: Mapping[str, Any]) -> str:
         return {"baseline": "Given model", "prune": "Pruning", "quantize": "Quantization"}[stage["name"]]
     training = "Distillation" if recipe.get("distill") else "Training"
     if (recipe.get("prune") or {}).get("schedule", "one_shot") != "one_shot":
-        training = f"Pruning by and by, {training.lower()}"
+        training = f"Scheduled pruning, {training.lower()}"
     return f"{training}, quantization-aware" if recipe.get("qat") else training
 
 
