@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -18,6 +20,16 @@ def usable_cores() -> int:
 def use_all_cores() -> None:
     """Let torch compute on every core that this process may use; importing Ultralytics first leaves it only one."""
     torch.set_num_threads(usable_cores())
+
+
+@contextmanager
+def keep_cores() -> Iterator[None]:
+    """Let torch have as many threads after the context as before: Ultralytics sets them where it chooses a device."""
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def bf16_units() -> tuple[str, ...]:

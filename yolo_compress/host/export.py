@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from yolo_compress.artifacts import atomic_path
 from yolo_compress.errors import DataError, EngineError, UsageError, require
+from yolo_compress.host.cpu import keep_cores
 from yolo_compress.host.ultralytics import YAML, YOLO
 
 NATIVE_FORMATS = {"onnx": ".onnx", "openvino": "_openvino_model"}
@@ -132,7 +133,8 @@ def _export(checkpoint: Path, out: Path, *, format: str, imgsz: int, **options: 
         copy = Path(folder) / f"{stem}.pt"
         shutil.copyfile(checkpoint, copy)
         try:
-            made = YOLO(str(copy)).export(format=format, imgsz=imgsz, device="cpu", verbose=False, **options)
+            with keep_cores():  # what is computed next would run on fewer
+                made = YOLO(str(copy)).export(format=format, imgsz=imgsz, device="cpu", verbose=False, **options)
         except Exception as error:  # the exporter raises whatever its runtimes raise
             reason = " ".join(str(error).split())[:300]
             raise EngineError(f"exporting '{checkpoint}' to {format} failed: {reason}") from error
