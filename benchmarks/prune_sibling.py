@@ -45,7 +45,7 @@ def main(seeds: list[int]) -> int:
                 made.add({"candidate": name, "latency_ratio": ratio, "map50_95_points": accuracy(model, data)})
         pruned = Path(place) / "pruned.pt"
         latency = math.sqrt(next(row["latency_ratio"] for row in made.rows if row["candidate"] == SMALL))
-        ratio = _prune(large, pruned, data, latency, timing)
+        ratio = prune_to(large, pruned, data, latency, timing)
         timing.close()
         if not made.has(candidate="pruned"):
             points = accuracy(load_model(pruned), data)
@@ -60,7 +60,7 @@ def main(seeds: list[int]) -> int:
     return made.finish(_claims(made.rows, seeds))
 
 
-def _prune(large: Path, pruned: Path, data: DataSpec, latency: float, timing: RuntimeTiming) -> float:
+def prune_to(large: Path, pruned: Path, data: DataSpec, latency: float, timing: RuntimeTiming) -> float:
     """Prune to a share of the time, and return the share that the saved model is measured to take."""
     chosen = sample(data.train, IMAGES, seed=0)
     result = prune(

@@ -7,6 +7,7 @@ A block stands between `<!-- begin: NAME -->` and `<!-- end -->`, where NAME is
   which has `imgsz`, `images` and `model` beside the keys of every result file;
 * `training_free`: benchmarks/results/prune_training_free.json, a line per way to prune and a column per model;
 * `recovery`: benchmarks/results/prune_recovery.json, a line per way to prune, means over seeds;
+* `classes`: benchmarks/results/prune_classes.json, a line per model of one class, means over seeds;
 * `weights`: benchmarks/results/prune_weights.json, a line per mask;
 * `quantize`: benchmarks/results/quant_ptq.json, accuracy by target and way, a column per model;
 * `agreement`: benchmarks/results/quant_agreement.json, a line per form, model and what computes it;
@@ -40,6 +41,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SPINE_RUN = ROOT / "benchmarks" / "results" / "spine_run.json"
 TRAINING_FREE = ROOT / "benchmarks" / "results" / "prune_training_free.json"
 RECOVERY = ROOT / "benchmarks" / "results" / "prune_recovery.json"
+CLASSES = ROOT / "benchmarks" / "results" / "prune_classes.json"
 WEIGHTS = ROOT / "benchmarks" / "results" / "prune_weights.json"
 QUANTIZE = ROOT / "benchmarks" / "results" / "quant_ptq.json"
 AGREEMENT = ROOT / "benchmarks" / "results" / "quant_agreement.json"
@@ -62,6 +64,7 @@ COLUMNS = (
 FILES = (
     "README.md",
     "docs/calib.md",
+    "docs/classes.md",
     "docs/cli.md",
     "docs/distill.md",
     "docs/prune.md",
@@ -142,6 +145,16 @@ def recovery_table(tree: dict[str, Any]) -> str:
         keys = ("latency_ratio", "map50_95_points_before", "map50_95_points")
         ratio, before, after = (statistics.mean(row[key] for row in rows) for key in keys)
         lines.append([name, f"{ratio:.3f}", f"{before:.1f}", f"{after:.1f}", str(len(rows))])
+    return f"{_markdown(lines)}\n\n{_circumstances(tree)}"
+
+
+def classes_table(tree: dict[str, Any]) -> str:
+    """Return share of the time and mAP50-95 of every detector of one class, a mean over seeds."""
+    lines = [["", "share of the time", "mAP50-95", "seeds"], ["---", *["---:"] * 3]]
+    for name in dict.fromkeys(row["candidate"] for row in tree["rows"]):
+        rows = [row for row in tree["rows"] if row["candidate"] == name]
+        ratio, points = (statistics.mean(row[key] for row in rows) for key in ("latency_ratio", "map50_95_points"))
+        lines.append([name, f"{ratio:.3f}", f"{points:.2f}", str(len(rows)) if "seed" in rows[0] else "-"])
     return f"{_markdown(lines)}\n\n{_circumstances(tree)}"
 
 
@@ -332,6 +345,7 @@ RENDERERS: dict[str, Callable[[str], str | None]] = {
     "results": lambda _: _from(SPINE_RUN, results_table),
     "training_free": lambda _: _from(TRAINING_FREE, training_free_table),
     "recovery": lambda _: _from(RECOVERY, recovery_table),
+    "classes": lambda _: _from(CLASSES, classes_table),
     "weights": lambda _: _from(WEIGHTS, weights_table),
     "quantize": lambda _: _from(QUANTIZE, quantize_table),
     "calib": lambda _: _from(CALIB, calib_table),

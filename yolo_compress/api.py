@@ -13,6 +13,7 @@ from yolo_compress import recipe as recipes
 from yolo_compress.bench import BenchResult, Candidate
 from yolo_compress.building import PROJECT, build, read_section
 from yolo_compress.calibrate.calib import calib
+from yolo_compress.classes import classes
 from yolo_compress.context import context_for
 from yolo_compress.engines.tensorrt.cache import known_algorithm, version_number
 from yolo_compress.errors import DataError, UsageError, entry_of
@@ -36,6 +37,7 @@ __all__ = (
     "build",
     "cache",
     "calib",
+    "classes",
     "disable",
     "enable",
     "prune",

@@ -104,7 +104,8 @@ def atomic_write(path: str | Path, content: bytes | str) -> None:
 
 def _sync(path: Path) -> None:
     mode = "rb+" if os.name == "nt" else "rb"  # Windows refuses to sync a file that is open for reading only
-    for file in [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]:
+    inside = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
+    for file in (file for file in inside if not file.is_symlink()):  # what a link leads to is not ours
         with file.open(mode) as stream:
             os.fsync(stream.fileno())
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,9 +66,13 @@ def context_for(
     if path.suffix == ".pt":
         names = checkpoint.names(checkpoint.load_model(path))
         if len(names) != len(spec.names):
+            advice = "train it on this data first: yolo-compress train"
+            if set(spec.names) <= set(names):
+                given = f"model={shlex.quote(str(path))} keep={shlex.quote(','.join(spec.names))}"
+                advice = f"leave out the others: yolo-compress classes {given}"
             raise UsageError(
                 f"'{path}' knows {len(names)} classes and '{spec.path}' has {len(spec.names)}; give the data that it "
-                "was trained on, or train it on this data first: yolo-compress train"
+                f"was trained on, or {advice}"
             )
     return Context(recipe or Recipe(), path, spec, imgsz, device, run_dir, progress)
 

@@ -29,6 +29,7 @@ LEVELS = (
     ("measuring", "quantizing"),
     ("stages",),
     ("building", "pipeline", "sensitivity"),
+    ("classes",),
     ("sweep",),
     ("api",),
     ("demo", "doctor"),

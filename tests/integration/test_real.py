@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from yolo_compress.api import classes
 from yolo_compress.bench.accuracy import detect, evaluate
 from yolo_compress.bench.response import OutputWeights, distance
 from yolo_compress.distill import LOSSES
@@ -107,10 +108,10 @@ def test_a_step_brings_a_student_nearer_to_its_teacher(real_data, data, student,
     side = Side(model, head_channels(model), "student")
     names = checkpoint.names(model)
     guide.check_levels(side)
-    classes = guide.class_index(names)
-    guide.prepare(classes, (), device=torch.device("cpu"), cache=False)
+    numbers = guide.class_index(names)
+    guide.prepare(numbers, (), device=torch.device("cpu"), cache=False)
     wanted = DistillSection().losses
-    losses = [LOSSES[n].build(Pair(side, guide.side, n, LossOptions(), classes)) for n in wanted]
+    losses = [LOSSES[n].build(Pair(side, guide.side, n, LossOptions(), numbers)) for n in wanted]
     parts = [model, *(loss.modules() for loss in losses)]
     model.requires_grad_().eval().model[-1].training = True
     images = torch.from_numpy(next(image_batches(data.train[:4], IMGSZ)))
@@ -128,3 +129,17 @@ def test_a_step_brings_a_student_nearer_to_its_teacher(real_data, data, student,
     with torch.no_grad():
         after = total()
     assert 0 < after < before
+
+
+def test_a_detector_of_two_classes_is_as_good_at_them_as_the_detector_of_all(real_data, data, tmp_path):
+    weights = real_data / "weights/yolov8n.pt"
+    made = classes(weights, data=data.path, keep=["car", "person"], project=tmp_path)
+    found = []
+    for path, spec, numbers in ((weights, data, (2, 0)), (made.checkpoint.path, read_data(made.data.path), (0, 1))):
+        session = engine_for(path).load(path, device="cpu")
+        truth, detections = detect([session], spec.val[:60], imgsz=IMGSZ)
+        session.close()
+        per_class = evaluate(truth, detections[0], classes=len(spec.names)).per_class
+        found.append([per_class[number] for number in numbers])
+    assert found[1] == pytest.approx(found[0], abs=1e-3)  # the most detections of an image now all go to two classes
+    assert min(found[1]) > 0.1

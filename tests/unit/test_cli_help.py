@@ -83,7 +83,8 @@ def test_list_alone_prints_every_registry(capsys):
 
 
 @pytest.mark.parametrize(
-    "name", ["prune", "calib", "quantize", "cache", "sensitivity", "build", "bench", "run", "sweep", "report"]
+    "name",
+    ["prune", "classes", "calib", "quantize", "cache", "sensitivity", "build", "bench", "run", "sweep", "report"],
 )
 def test_keys_and_their_defaults_are_those_of_the_function(name):
     from yolo_compress import api

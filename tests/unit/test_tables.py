@@ -49,6 +49,13 @@ def test_the_results_table_has_a_line_for_each_row():
     )
 
 
+def test_the_table_of_one_class_has_means_over_seeds():
+    one = {"candidate": "small", "latency_ratio": 0.4, "map50_95_points": 30.0}
+    trained = [{**one, "candidate": "small, trained", "seed": s, "map50_95_points": 31.0 + s} for s in (0, 1)]
+    lines = tables.classes_table({**TREE, "rows": [one, *trained]}).splitlines()
+    assert lines[2:4] == ["| small | 0.400 | 30.00 | - |", "| small, trained | 0.400 | 31.50 | 2 |"]
+
+
 def test_the_agreement_table_leaves_out_the_distance_of_a_graph_to_itself():
     far = {"unpaired": 0.01, "score_median": 0.002, "score_p95": 0.03, "side_px_median": 0.4, "side_px_p95": 2}
     one = {"target": "openvino", "model": "yolov8n", "map50_95_points": 30.0}

@@ -96,6 +96,18 @@ _ALL = (
         options=_options("prune"),
     ),
     Mode(
+        "classes",
+        "Leave classes out of a checkpoint and of a data set, so that what follows works for the others alone.",
+        _api("classes"),
+        keys=(
+            Key("keep", "Classes to keep, by name or number, numbered anew in this order.", "list", required=True),
+            _optional(MODEL, "Checkpoint that gets fewer class outputs; it is never changed."),
+            _optional(DATA, "Data YAML, of which labels are left out; its files are never changed."),
+            PROJECT,
+            _name("Folder of the result; the model's name with _classes when not given."),
+        ),
+    ),
+    Mode(
         "calib",
         "Choose training images to calibrate on, so that they cover the data set, and write their manifest.",
         _api("calib", "data"),

@@ -113,7 +113,7 @@ def write_model(model: nn.Module, path: str | Path, *, facts: Mapping[str, Any] 
     if facts is not None:
         set_facts(snapshot, facts)
     snapshot.criterion = None
-    train_args = _plain_args(snapshot)
+    train_args = plain_args(snapshot)
     snapshot.args = train_args
     snapshot.half()
     for parameter in snapshot.parameters():
@@ -232,7 +232,8 @@ def set_classes(model: DetectionModel, class_names: Mapping[int, str]) -> None:
     model.yaml = {**model.yaml, "nc": count_}
 
 
-def _plain_args(model: nn.Module) -> dict[str, Any]:
+def plain_args(model: nn.Module) -> dict[str, Any]:
+    """Return the settings that a model was trained with, as far as Ultralytics knows them, with its defaults."""
     args = getattr(model, "args", None) or {}
     given = dict(args) if isinstance(args, Mapping) else dict(vars(args))
     return {key: value for key, value in {**DEFAULT_CFG_DICT, **given}.items() if key in DEFAULT_CFG_DICT}
@@ -240,7 +241,7 @@ def _plain_args(model: nn.Module) -> dict[str, Any]:
 
 def training_args(model: nn.Module) -> Any:
     """Return a model's hyperparameters as the namespace that Ultralytics' losses read."""
-    return get_cfg(DEFAULT_CFG_DICT, _plain_args(model))
+    return get_cfg(DEFAULT_CFG_DICT, plain_args(model))
 
 
 def _pickled_classes(path: Path) -> set[str]:

@@ -131,7 +131,7 @@ class CompressTrainer(DetectionTrainer):
     def _build_train_pipeline(self) -> None:
         super()._build_train_pipeline()
         if self._fast_cpu:
-            use_all_cores()  # once more: whatever exported a model or loaded a teacher may have left torch one core
+            use_all_cores()  # once more: the parent chose a device meanwhile, and with it fewer
         if self._cpu_bf16:
             # the loop's autocast on a CPU is bfloat16; set after the parent's check, which knows only CUDA
             self.amp = True
@@ -169,7 +169,7 @@ class CompressTrainer(DetectionTrainer):
         for attachment in self._attachments:
             attachment.narrowed(narrow, shapes)
         if self._fast_cpu:
-            use_all_cores()  # an attachment may have exported the model, which leaves torch fewer
+            use_all_cores()  # whatever an attachment needed for it
             model.to(memory_format=torch.channels_last)
         fresh, state = dict(model.named_parameters()), self.optimizer.state
         for group in self.optimizer.param_groups:

@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 import torch
+from ultralytics.utils import NUM_THREADS
 
 from yolo_compress.host.export import export_onnx
 
-THREADS = 5  # not what Ultralytics takes on a machine of two, four or eight cores
+THREADS = NUM_THREADS + 1  # not what Ultralytics takes
 
 
 def test_torch_computes_on_as_many_cores_as_before(make_checkpoint, tmp_path):
