@@ -11,8 +11,9 @@ from yolo_compress.artifacts import Checkpoint
 from yolo_compress.building import PROJECT
 from yolo_compress.errors import UsageError
 from yolo_compress.host.checkpoint import load_model, names, save_model
-from yolo_compress.host.classes import KeptData, class_numbers, keep_classes, write_kept_data
+from yolo_compress.host.classes import class_numbers, keep_classes
 from yolo_compress.host.data import read_data
+from yolo_compress.host.kept_data import KeptData, write_kept_data
 
 
 @dataclass(frozen=True)

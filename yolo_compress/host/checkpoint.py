@@ -227,9 +227,16 @@ def set_classes(model: DetectionModel, class_names: Mapping[int, str]) -> None:
         head.bias_init()
         for tower, bias in zip(head.cv2, box_biases, strict=True):
             tower[-1].bias.data.copy_(bias)  # bias_init also resets the box branch, which is trained and stays
-    model.nc = count_
+    name_classes(model, class_names)
+
+
+def name_classes(model: DetectionModel, class_names: Mapping[int, str]) -> None:
+    """Write a class list everywhere that a model states it; its class outputs are as many already."""
+    head = model.model[-1]
+    head.nc = model.nc = len(class_names)
+    head.no = head.nc + 4 * head.reg_max
     model.names = dict(class_names)
-    model.yaml = {**model.yaml, "nc": count_}
+    model.yaml = {**model.yaml, "nc": head.nc}
 
 
 def plain_args(model: nn.Module) -> dict[str, Any]:
