@@ -58,6 +58,13 @@ def test_a_result_never_replaces_what_it_is_made_from(make_checkpoint, tiny_data
     assert read_data(made.data.path).names == ("bar", "disc")
 
 
+def test_a_name_on_the_command_line_may_end_in_a_bracket(tiny_data, tmp_path, capsys):
+    tiny_data.write_text(tiny_data.read_text().replace("2: bar", "2: Bat (Animal)"))
+    for number, keep in enumerate(("box,Bat (Animal)", "[box,Bat (Animal)]", "('box', 'Bat (Animal)')")):
+        assert main(["classes", f"data={tiny_data}", f"keep={keep}", f"project={tmp_path}", f"name={number}"]) == 0
+        assert "classes: box, Bat (Animal)" in capsys.readouterr().out
+
+
 def test_one_of_the_two_is_enough(make_checkpoint, tiny_data, tmp_path):
     model = api.classes(make_checkpoint(), keep=["bar"], project=tmp_path)
     assert (model.data, model.checkpoint.names) == (None, ("bar",))

@@ -101,7 +101,10 @@ def _typed(key: Key, value: Any) -> Any:
             raise UsageError(f"{key.name}={value} is neither true nor false; write {key.name}=true or {key.name}=false")
         return value
     if key.type == "list":
-        parts = (part.strip(" '\"") for part in str(value).strip("[]()").split(","))
+        text = str(value).strip()
+        if text[:1] + text[-1:] in ("[]", "()"):  # around the whole; a name may end in one
+            text = text[1:-1]
+        parts = (part.strip(" '\"") for part in text.split(","))
         return [part for part in parts if part]
     return str(value)
 
