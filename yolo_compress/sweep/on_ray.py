@@ -56,8 +56,8 @@ class RayPool:
             CompressError: A host does not see the sweep's folder, or cannot write to it.
         """
         # a process for each trial: what one leaves behind in Ultralytics and torch must not reach the next
-        options = {"max_calls": 1, "max_retries": RETRIES, "num_cpus": 1, "num_gpus": self.gpus}
-        task = self.ray.remote(_task).options(**options, scheduling_strategy="SPREAD")
+        once = self.ray.remote(max_calls=1, max_retries=RETRIES, num_cpus=1, num_gpus=self.gpus)
+        task = once(_task).options(scheduling_strategy="SPREAD")
         waiting, running = list(reversed(jobs)), {}
         try:
             while waiting or running:
