@@ -12,7 +12,7 @@ from yolo_compress import pipeline
 from yolo_compress import recipe as recipes
 from yolo_compress.bench import BenchResult, Candidate
 from yolo_compress.building import PROJECT, build, read_section
-from yolo_compress.calibrate.calib import calib
+from yolo_compress.calibrating import calib
 from yolo_compress.classes import classes
 from yolo_compress.context import context_for
 from yolo_compress.engines.tensorrt.cache import known_algorithm, version_number

@@ -26,7 +26,7 @@ LEVELS = (
     ("train",),
     ("report",),
     ("context",),
-    ("measuring", "quantizing"),
+    ("calibrating", "measuring", "quantizing"),
     ("stages",),
     ("building", "pipeline", "sensitivity"),
     ("classes",),

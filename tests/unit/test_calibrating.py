@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from tests.tiny import tiny_model, write_data
-from yolo_compress.calibrate.calib import calib
 from yolo_compress.calibrate.responses import TAIL, responses
 from yolo_compress.calibrate.survey import survey
+from yolo_compress.calibrating import calib
 from yolo_compress.cli import main
 from yolo_compress.errors import DataError, UnsupportedModel, UsageError
 from yolo_compress.host.data import image_batches, read_data
