@@ -3,17 +3,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from yolo_compress.artifacts import atomic_write
-from yolo_compress.calibrate.choose import choose_measured
+from yolo_compress.calibrate.choose import Contest, choose_measured
 from yolo_compress.calibrate.coverage import BALANCE, DRAWS
 from yolo_compress.calibrate.manifest import CalibrationSet, write_manifest
 from yolo_compress.calibrate.plot import picture
-from yolo_compress.errors import UsageError, require
+from yolo_compress.errors import UsageError, entry_of, require
 from yolo_compress.host.data import read_data
+from yolo_compress.host.export import export_onnx
+from yolo_compress.quantize import RANGES, SCHEMES, Judge
 
 FOLDER = Path("calib_data")
 
@@ -38,6 +42,10 @@ class CalibrationFiles:
         for name, row in self.chosen.coverage.items():
             shares = f"{100 * row['covered']:>8.1f} %{100 * row['random_covered']:>7.1f} %"
             lines.append(f"{name:<12}{row['bins']:>6}{shares}{row['score']:>9.4f}{row['random_score']:>9.4f}")
+        if "candidates" in how:
+            moves, on = how["candidates"], f"target={how['target']} range={how['range']}: on {how['judged_on']} images"
+            told = f"the best of {len(moves)} sets for {on} detections move by {min(moves):.4g}"
+            lines += ["", f"{told}, with the first set by {moves[0]:.4g}"]
         if self.chosen.skipped:
             lines += ["", f"note: {len(self.chosen.skipped)} images that cannot be read were skipped"]
         places = [self.manifest] if self.picture is None else [self.manifest, self.picture]
@@ -55,6 +63,9 @@ def calib(
     imgsz: int = 640,
     weights: Mapping[str, float] | Sequence[str] = (),
     balance: float = BALANCE,
+    candidates: int = 1,
+    target: str = "openvino",
+    range: str = "mse",
     skip_unreadable: bool = False,
     hashes: bool = True,
     plot: bool = True,
@@ -73,6 +84,9 @@ def calib(
         imgsz: Side of the square input in pixels, which sizes of objects and the model refer to.
         weights: Of features, such as {"classes": 2} or ["classes=2"]; 1 where not given.
         balance: 0 has every bin as often as it is in the data set, 1 has all alike.
+        candidates: Choose so many sets, quantize the model on each, and keep the one whose detections move least.
+        target: Runtime that the candidates are quantized for.
+        range: How their ranges are chosen; the set serves that range best.
         skip_unreadable: Leave out images that cannot be read, and count them, instead of stopping.
         hashes: Note the hash of every image; without, the names serve copies of the data that are encoded otherwise.
         plot: Draw the picture.
@@ -90,29 +104,60 @@ def calib(
     if model is not None and imgsz % 32:
         raise UsageError(f"imgsz={imgsz} cannot be used, a detector needs a multiple of 32; write imgsz=640")
     spec = read_data(data)
+    if candidates != 1:
+        _check_candidates(candidates, model)
+        entry_of(SCHEMES, "target", target)
+        entry_of(RANGES, "range", range)
     place = Path(out) if out is not None else FOLDER / f"{spec.path.stem}-{n}.json"
     if place.suffix != ".json":
         raise UsageError(f"out={out} is no name of a manifest; give one that ends in .json, such as {place.stem}.json")
-    choice = choose_measured(
-        spec,
-        n,
-        seed=seed,
-        method=method,
-        labels=labels,
-        model=None if model is None else Path(model),
-        imgsz=imgsz,
-        weights=_weights(weights),
-        balance=balance,
-        skip_unreadable=skip_unreadable,
-        hashes=hashes,
-        progress=progress,
-    )
+    weighed, network = _weights(weights), None if model is None else Path(model)
+    with _contest(candidates, network, imgsz=imgsz, target=target, range=range) as contest:
+        choice = choose_measured(
+            spec,
+            n,
+            seed=seed,
+            method=method,
+            labels=labels,
+            model=network,
+            imgsz=imgsz,
+            weights=weighed,
+            balance=balance,
+            contest=contest,
+            skip_unreadable=skip_unreadable,
+            hashes=hashes,
+            progress=progress,
+        )
     image = picture(choice, seed=seed) if plot else None
     write_manifest(choice.chosen, place)
     if image is None:
         return CalibrationFiles(choice.chosen, place, None)
     atomic_write(place.with_suffix(".png"), image)
     return CalibrationFiles(choice.chosen, place, place.with_suffix(".png"))
+
+
+@contextmanager
+def _contest(candidates: int, model: Path | None, *, imgsz: int, target: str, range: str) -> Iterator[Contest | None]:
+    if candidates == 1 or model is None:
+        yield None
+        return
+    with tempfile.TemporaryDirectory() as place:
+        graph = Path(place) / "float.onnx"
+
+        def judge_for(images: Sequence[Path]) -> Judge:
+            export_onnx(model, graph, imgsz=imgsz)
+            return Judge(graph, images, imgsz=imgsz, target=target, range=range)
+
+        yield Contest(candidates, judge_for, {"target": target, "range": range})
+
+
+def _check_candidates(candidates: int, model: str | Path | None) -> None:
+    if candidates < 1:
+        raise UsageError(f"candidates={candidates} leaves no set to choose; give 1, or 16 to have the best of 16")
+    if model is None:
+        raise UsageError(
+            f"candidates={candidates} compares sets by what a model quantized on them detects; give model=best.pt"
+        )
 
 
 def _weights(given: Mapping[str, float] | Sequence[str]) -> dict[str, float]:

@@ -109,6 +109,18 @@ def test_a_model_stands_in_for_labels_and_its_activations_count(tiny_data, tmp_p
     assert len(made.chosen.how["model_sha256"]) == 64
 
 
+def test_the_best_of_several_sets_is_for_a_target_and_a_range(tiny_data, tmp_path, make_checkpoint):
+    options = {"n": 3, "model": make_checkpoint(), "imgsz": 64, "candidates": 4, "target": "tensorrt"}
+    made = quiet(tiny_data, **options, range="minmax", out=tmp_path / "a.json")
+    how = json.loads(made.manifest.read_text())["how"]
+    assert len(how["candidates"]) == 4
+    assert (how["target"], how["range"], how["judged_on"]) == ("tensorrt", "minmax", 8)
+    assert "the best of 4 sets for target=tensorrt range=minmax: on 8 images detections move by" in str(made)
+    shutil.copytree(tiny_data.parent, tmp_path / "elsewhere")
+    quiet(tmp_path / "elsewhere" / "data.yaml", **options, range="minmax", out=tmp_path / "b.json")
+    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
+
+
 @pytest.mark.parametrize("family", ["yolov8n", "yolo26n"])
 def test_responses_are_those_of_the_model(tiny_data, family):
     import torch
@@ -162,6 +174,14 @@ def test_a_model_that_diverged_is_refused(tiny_data):
         ({"weights": ["classes"]}, UsageError, "weights=classes is no feature and number; write such as weights="),
         ({"weights": ["extremes=1"]}, UsageError, "there is no feature 'extremes' to weigh; choose from luma"),
         ({"out": "a.txt"}, UsageError, "out=a.txt is no name of a manifest; give one that ends in .json"),
+        ({"candidates": 0}, UsageError, "candidates=0 leaves no set to choose; give 1, or 16 to have the best of 16"),
+        (
+            {"candidates": 4},
+            UsageError,
+            "candidates=4 compares sets by what a model quantized on them detects; give mode",
+        ),
+        ({"candidates": 4, "model": "none.pt", "target": "openvin"}, UsageError, "did you mean openvino?"),
+        ({"candidates": 4, "model": "none.pt", "range": "minmx"}, UsageError, "did you mean minmax?"),
         ({"model": "none.pt"}, DataError, "weights 'none.pt' do not exist"),
         ({"model": "none.pt", "imgsz": 100}, UsageError, "imgsz=100 cannot be used, a detector needs a multiple of 32"),
     ],

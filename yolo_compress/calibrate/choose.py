@@ -3,14 +3,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from yolo_compress import __version__
 from yolo_compress.artifacts import sha256_path
-from yolo_compress.calibrate.coverage import BALANCE, Figures, Objective, cover
+from yolo_compress.calibrate.coverage import BALANCE, Figures, Objective, cover, cover_by_sampling
 from yolo_compress.calibrate.features import SIDE
 from yolo_compress.calibrate.manifest import CalibrationSet, chosen_set, name_of, read_manifest
 from yolo_compress.calibrate.survey import survey
@@ -18,6 +20,9 @@ from yolo_compress.errors import UsageError, entry_of
 from yolo_compress.host.data import DataSpec, sample
 
 DIGITS = 6  # of figures in a manifest, which another processor may compute with another last bit
+JUDGED, JUDGE_SEED = 128, 1000  # images that tell candidates apart, and their draw, which is none of a user's seeds
+
+Judge = Callable[[Sequence[Path]], float]
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,21 @@ class Choice:
     chosen: CalibrationSet
     objective: Objective
     numbers: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Contest:
+    """Several sets, of which the one that a judge finds best is kept.
+
+    Attributes:
+        candidates: How many sets.
+        judge_for: Takes up to `JUDGED` training images and returns what tells how bad a set of images is.
+        facts: What that depends on besides, as plain data.
+    """
+
+    candidates: int
+    judge_for: Callable[[Sequence[Path]], Judge]
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 def choose(data: DataSpec, n: int, *, seed: int = 0) -> CalibrationSet:
@@ -62,6 +82,7 @@ def choose_measured(
     imgsz: int = 640,
     weights: Mapping[str, float] | None = None,
     balance: float = BALANCE,
+    contest: Contest | None = None,
     skip_unreadable: bool = False,
     hashes: bool = True,
     progress: Callable[[str], None] = lambda _: None,
@@ -78,6 +99,8 @@ def choose_measured(
         imgsz: Side of the letterboxed square in pixels.
         weights: Of features; see `Objective`.
         balance: See `Objective`.
+        contest: Choose several sets, which share some images, and keep the best one; the first is the one chosen
+            without.
         skip_unreadable: Leave out images that cannot be decoded.
         hashes: Note the hash of each image.
         progress: Takes a line now and then.
@@ -93,7 +116,13 @@ def choose_measured(
     _check_count(n, data, len(found.images), "training images that can be read")
     objective = Objective(found.features, n, weights=weights, balance=balance)
     progress(f"choosing {n} of {len(found.images)} images: {method}")
-    numbers = pick(objective, found.images, seed)
+    won: dict[str, Any] = {}
+    if contest is None:
+        numbers = pick(objective, found.images, seed, 0)
+    else:
+        numbers, won = _best(
+            contest, lambda number: pick(objective, found.images, seed, number), found.images, progress
+        )
     how: dict[str, Any] = {
         "method": method,
         "seed": seed,
@@ -105,6 +134,7 @@ def choose_measured(
         "side": SIDE,
         "yolo_compress": __version__,
         "objective": round(objective.value(numbers), DIGITS),
+        **won,
     }
     images = [found.images[number] for number in sorted(numbers)]
     chosen = replace(
@@ -119,15 +149,44 @@ def _plain(row: Figures) -> dict[str, Any]:
     return {name: round(value, DIGITS) for name, value in asdict(row).items()}
 
 
-def _at_random(objective: Objective, images: tuple[Path, ...], seed: int) -> list[int]:
-    return [int(number) for number in sample(range(len(images)), objective.n, seed=seed)]
+def _best(
+    contest: Contest,
+    pick: Callable[[int], list[int]],
+    images: Sequence[Path],
+    progress: Callable[[str], None],
+) -> tuple[list[int], dict[str, Any]]:
+    """Return the set that the judge finds best, and what to say of that."""
+    judge = contest.judge_for(sample(images, JUDGED, seed=JUDGE_SEED))
+    found: list[tuple[float, list[int]]] = []
+    for number in range(contest.candidates):
+        numbers = pick(number)
+        found.append((judge([images[i] for i in sorted(numbers)]), numbers))
+        best = min(found)
+        progress(
+            f"candidate {number + 1} of {contest.candidates}: detections move by {found[-1][0]:.4g}, with the best one "
+            f"by {best[0]:.4g}"
+        )
+    moves = [float(f"{moved:.4g}") for moved, _ in found]
+    return min(found)[1], {"candidates": moves, "judged_on": min(JUDGED, len(images)), **contest.facts}
 
 
-def _covering(objective: Objective, images: tuple[Path, ...], seed: int) -> list[int]:
-    return cover(objective, seed=seed)
+def _at_random(objective: Objective, images: tuple[Path, ...], seed: int, number: int) -> list[int]:
+    if not number:
+        return [int(image) for image in sample(range(len(images)), objective.n, seed=seed)]
+    return [int(i) for i in np.random.default_rng([seed, number]).choice(len(images), objective.n, replace=False)]
 
 
-METHODS: dict[str, Callable[[Objective, tuple[Path, ...], int], list[int]]] = {"cover": _covering, "random": _at_random}
+def _covering(objective: Objective, images: tuple[Path, ...], seed: int, number: int) -> list[int]:
+    if not number:
+        return cover(objective, seed=seed)
+    return cover_by_sampling(objective, np.random.default_rng([seed, number]))
+
+
+# by the number of the candidate, of which the first is what there is without a contest
+METHODS: dict[str, Callable[[Objective, tuple[Path, ...], int, int], list[int]]] = {
+    "cover": _covering,
+    "random": _at_random,
+}
 
 
 def _check_count(n: int, data: DataSpec, there: int, what: str) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from yolo_compress.quantize.format import NumberFormat, format_of, number_format
 from yolo_compress.quantize.forms import WEIGHT_FORMS
 from yolo_compress.quantize.from_cache import quantize_from_cache
+from yolo_compress.quantize.judge import Judge
 from yolo_compress.quantize.learned import Learned, quantize_learned
 from yolo_compress.quantize.ptq import quantize_onnx
 from yolo_compress.quantize.ranges import RANGES
@@ -20,6 +21,7 @@ __all__ = (
     "ROUNDINGS",
     "SCHEMES",
     "WEIGHT_FORMS",
+    "Judge",
     "LayerRow",
     "Learned",
     "NumberFormat",

@@ -90,6 +90,17 @@ class Choices:
     errors: Mapping[int, tuple[float, float]] = field(default_factory=dict)
 
 
+def quantized_graph(
+    model: onnx.ModelProto, placement: Placement, numbers: NumberFormat, made: Choices
+) -> onnx.ModelProto:
+    """Return the Q/DQ graph of a float model."""
+    if numbers.activations == "dynamic":
+        return insert_dynamic(model, placement, made.parameters)
+    return insert(
+        model, placement, made.quantizers, made.parameters, int32_bias=numbers.int32_bias, packed=numbers.packed
+    )
+
+
 def write_result(
     model: onnx.ModelProto,
     placement: Placement,
@@ -106,17 +117,7 @@ def write_result(
     Raises:
         OutputError: `out` cannot be written.
     """
-    if numbers.activations == "dynamic":
-        result = insert_dynamic(model, placement, made.parameters)
-    else:
-        result = insert(
-            model,
-            placement,
-            made.quantizers,
-            made.parameters,
-            int32_bias=numbers.int32_bias,
-            packed=numbers.packed,
-        )
+    result = quantized_graph(model, placement, numbers, made)
     entry = result.metadata_props.add()
     entry.key, entry.value = "yolo_compress", json.dumps(dict(facts))
     written = result.SerializeToString()

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from yolo_compress.calibrate.bins import class_bins, value_bins
-from yolo_compress.calibrate.coverage import Objective, cover
+from yolo_compress.calibrate.coverage import EPSILON, Objective, cover, cover_by_sampling
 from yolo_compress.errors import UsageError
 
 few = settings(max_examples=25, deadline=None)
@@ -99,6 +99,26 @@ def test_the_objective_is_monotone_and_submodular(seed):
 @given(st.integers(0, 999), st.integers(1, 12))
 def test_the_same_seed_chooses_the_same(seed, n):
     assert cover(made(1, 12, n), seed=seed) == cover(made(1, 12, n), seed=seed)
+
+
+@pytest.mark.parametrize(("seed", "n"), [(0, 3), (1, 4), (2, 6)])
+def test_choosing_among_samples_is_within_its_guarantee_on_average(seed, n):
+    objective = made(seed, 16, n)
+    best = max(objective.value(chosen) for chosen in combinations(range(16), n))
+    found = [cover_by_sampling(objective, np.random.default_rng(draw)) for draw in range(40)]
+    assert all(len(set(chosen)) == n for chosen in found)
+    assert np.mean([objective.value(chosen) for chosen in found]) >= (GUARANTEE - EPSILON) * best
+    drawn = [np.random.default_rng(draw).choice(16, n, replace=False) for draw in range(40)]
+    assert np.mean([objective.value(c) for c in found]) > np.mean([objective.value(c) for c in drawn])
+    assert len({tuple(sorted(chosen)) for chosen in found}) > 1
+
+
+@few
+@given(st.integers(0, 999), st.integers(1, 12))
+def test_the_same_draws_choose_the_same(seed, n):
+    again = [cover_by_sampling(made(1, 12, n), np.random.default_rng(seed)) for _ in range(2)]
+    assert again[0] == again[1]
+    assert len(set(again[0])) == n
 
 
 def test_the_seed_decides_between_equals():
