@@ -269,6 +269,7 @@ def run(
     device: str = "cpu",
     project: str | Path = PROJECT,
     name: str | None = None,
+    folds: int = 0,
     resume: str | Path | None = None,
     progress: Callable[[str], None] = print,
     **options: Any,
@@ -283,6 +284,7 @@ def run(
         device: Where training and engines run.
         project: Folder that holds runs.
         name: Folder of this run.
+        folds: Run the recipe again on so many folds of the data, for cross-validated figures; see `pipeline.run`.
         resume: Folder of a run to go on with; nothing else is given then.
         progress: Takes a line now and then.
         options: Flags over the recipe, such as prune=0.4, and settings of `yolo train`, such as epochs=3.
@@ -293,14 +295,14 @@ def run(
         GateNotMet: A stage cost more accuracy than the recipe allows.
     """
     if resume is not None:
-        given = [key for key, value in {"recipe": recipe, "model": model, "data": data, **options}.items() if value]
-        if given:
-            raise UsageError(f"a resumed run keeps what it was started with; leave out {', '.join(given)}")
+        given = {"recipe": recipe, "model": model, "data": data, "folds": folds, **options}
+        if extra := [key for key, value in given.items() if value]:
+            raise UsageError(f"a resumed run keeps what it was started with; leave out {', '.join(extra)}")
         return pipeline.resume(resume, progress=progress)
     _need("run", recipe=recipe, model=model, data=data)
     base = recipe if isinstance(recipe, Recipe) else recipes.load(recipe)  # type: ignore[arg-type]
     full = with_options(base, options)
-    place = {"project": project, "name": name, "device": device, "progress": progress}
+    place = {"project": project, "name": name, "device": device, "folds": folds, "progress": progress}
     return pipeline.run(full, model=model, data=data, imgsz=imgsz, **place)  # type: ignore[arg-type]
 
 
@@ -398,13 +400,13 @@ def report(
         return write_report(_read_bench(file), None, file.parent, limits=limits, pictures=file.parent)
     folder = Path(str(run)).resolve()
     record = pipeline.read_record(folder)
-    found = [stage["outputs"]["bench"]["path"] for stage in record["stages"] if "bench" in stage["outputs"]]
-    if not found:
+    measured = pipeline.bench_of(folder, record)
+    if measured is None:
         raise DataError(
             f"the run in '{folder}' has measured nothing yet; go on with: yolo-compress run resume={folder}"
         )
-    file = folder / found[-1]
-    return write_report(_read_bench(file), record, folder, limits=limits, pictures=file.parent)
+    pictures, folds = pipeline.files_of(folder, record)["bench"].parent, pipeline.read_folds(folder, record)
+    return write_report(measured, record, folder, limits=limits, pictures=pictures, folds=folds)
 
 
 def _need(mode: str, **inputs: Any) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from yolo_compress.bench.machine import describe_machine, package_versions
 from yolo_compress.calibrate import read_manifest
 from yolo_compress.context import Context, StageResult, context_for
 from yolo_compress.errors import DataError, GateNotMet, OutputError, ResumeMismatch, UsageError
+from yolo_compress.host.folds import write_folds
 from yolo_compress.recipe import Recipe
 from yolo_compress.recipe.distill import SELF
 from yolo_compress.report import write_report
@@ -26,6 +28,7 @@ from yolo_compress.stages import planned
 
 SCHEMA_VERSION = 1
 RECORD = "run.json"
+FOLDS = "folds"  # the folder of their data sets and runs, and what the record says of them
 MEASURING = ("native", "bench")  # the stages whose results depend on what else the machine does
 Progress = Callable[[str], None]
 
@@ -47,6 +50,7 @@ class RunResult:
             accuracy = f", mAP50-95 {100 * value:.2f}" if value is not None else ""
             lines.append(f"  {stage['name']}: {stage['seconds']:.0f} s{accuracy}")
         lines += [f"  note: {note}" for stage in self.record["stages"] for note in stage["notes"]]
+        lines += [f"  fold {fold['number']}: {fold['state']}" for fold in self.record.get("folds", ())]
         return "\n".join([*lines, f"report: {self.report_html}"])
 
 
@@ -60,6 +64,7 @@ def run(
     name: str | None = None,
     device: str = "cpu",
     bench: bool = True,
+    folds: int = 0,
     progress: Progress = print,
 ) -> RunResult:
     """Run a whole recipe.
@@ -74,23 +79,27 @@ def run(
         device: Where training and engines run.
         bench: Whether the native exports and the benchmark of the recipe are part of the run; a sweep measures the
             results of many runs together, when none of them works any more.
+        folds: Run the recipe again for each of so many folds of all images, measured on that fold and made on the
+            others, for cross-validated figures in the report; none when 0.
         progress: Takes a line now and then.
 
     Raises:
         UsageError: A value cannot be used.
-        DataError: Weights or data are missing or damaged.
+        DataError: Weights or data are missing or damaged, or a fold would have no object.
         OutputError: The run folder cannot be written.
-        GateNotMet: A stage cost more accuracy than the recipe allows.
+        GateNotMet: A stage cost more accuracy than the recipe allows; in a fold that is told in the report instead.
     """
     path = Path(model).resolve()
     context = context_for(path, data, imgsz=imgsz, device=device, recipe=recipe, run_dir=Path(), progress=progress)
     inputs = inputs_of(context, recipe)
+    if folds:
+        _check_folds(recipe, folds, context)
     run_dir = new_folder(Path(project), name or recipe.name)
     record = {
         "schema_version": SCHEMA_VERSION,
         "status": "running",
         "recipe": recipe.model_dump(mode="json"),
-        "settings": {"imgsz": imgsz, "device": device, "bench": bench},
+        "settings": {"imgsz": imgsz, "device": device, "bench": bench, "folds": folds},
         "inputs": inputs,
         "stages": [],
         "versions": package_versions(),
@@ -181,15 +190,86 @@ def _go_on(run_dir: Path, record: dict[str, Any], progress: Progress) -> RunResu
             _save(run_dir, record)
             raise GateNotMet(f"{entry['notes'][-1]}; the run so far is in '{run_dir}'")
         _save(run_dir, record)
-    bench_file = files_of(run_dir, record).get("bench")
+    _run_folds(run_dir, record, context)
     record["status"] = "done"
     _save(run_dir, record)
-    html = None
-    if bench_file is not None:
-        html = write_report(
-            json.loads(bench_file.read_text(encoding="utf-8")), record, run_dir, pictures=bench_file.parent
-        ).html
+    bench, html = bench_of(run_dir, record), None
+    if bench is not None:
+        pictures = files_of(run_dir, record)["bench"].parent
+        html = write_report(bench, record, run_dir, pictures=pictures, folds=read_folds(run_dir, record)).html
     return RunResult(run_dir, html, "done", record)
+
+
+def _check_folds(recipe: Recipe, folds: int, context: Context) -> None:
+    """Refuse before hours of work what the folds would be refused for after them."""
+    if recipe.bench is None:
+        raise UsageError("folds= measures, and the recipe has no bench section; add one, such as bench_rounds=130")
+    if recipe.quantize is not None and recipe.quantize.calibration is not None:
+        raise UsageError(
+            "folds= chooses calibration images anew in each fold, and the recipe names a manifest, whose images are "
+            "measured on in some fold; leave out quantize_calibration"
+        )
+    with tempfile.TemporaryDirectory() as place:
+        write_folds(context.data, folds, Path(place))
+
+
+def _run_folds(run_dir: Path, record: dict[str, Any], context: Context) -> None:
+    """Run the recipe for each fold that has not ended; a fold whose gate is not met ends, and the others go on."""
+    count = record["settings"].get("folds", 0)  # runs of before there was a choice have no entry
+    ended = record.setdefault("folds", [])
+    if len(ended) == count:
+        return
+    place = run_dir / FOLDS
+    if not ended and not (place / str(count)).is_dir():
+        write_folds(context.data, count, place)
+    for number in range(len(ended) + 1, count + 1):
+        context.progress(f"fold {number}/{count}")
+        folder, entry = place / str(number), {"number": number, "state": "done", "error": ""}
+        try:
+            if (folder / "run" / RECORD).is_file():
+                resume(folder / "run", progress=context.progress)
+            else:
+                shutil.rmtree(folder / "run", ignore_errors=True)
+                run(
+                    context.recipe,
+                    model=context.model,
+                    data=folder / "data.yaml",
+                    imgsz=context.imgsz,
+                    project=folder,
+                    name="run",
+                    device=context.device,
+                    progress=context.progress,
+                )
+        except GateNotMet as error:
+            entry |= {"state": "gate not met", "error": str(error)}
+        except KeyboardInterrupt as error:
+            hint = f"interrupted in fold {number}; go on with: yolo-compress run resume={run_dir}"
+            raise KeyboardInterrupt(hint) from error
+        ended.append(entry)
+        _save(run_dir, record)
+
+
+def bench_of(run_dir: Path, record: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the content of the `bench.json` of a run, or None where nothing has been measured yet."""
+    file = files_of(run_dir, record).get("bench")
+    return None if file is None else json.loads(file.read_text(encoding="utf-8"))
+
+
+def read_folds(run_dir: Path, record: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return what a report says of folds, which is how many there are and what each one measured; None without.
+
+    Raises:
+        DataError: The record of a fold is missing or damaged.
+    """
+    if not record.get("folds"):
+        return None
+    runs = []
+    for entry in record["folds"]:
+        folder = run_dir / FOLDS / str(entry["number"]) / "run"
+        runs.append({**entry, "bench": bench_of(folder, read_record(folder))})
+    lists = [run_dir / FOLDS / str(entry["number"]) / "val.txt" for entry in record["folds"]]
+    images = sum(len(file.read_text(encoding="utf-8").splitlines()) for file in lists)
+    return {"folds": record["settings"]["folds"], "images": images, "runs": runs}
 
 
 def _gate(recipe: Recipe, record: dict[str, Any], entry: dict[str, Any]) -> str:

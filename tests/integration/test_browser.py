@@ -60,8 +60,14 @@ def report(tmp_path_factory):
     draw(made, witness, folder)
     layers = [{"layer": f"model.{i}.cv1.conv", "before": 64, "after": 32, "share": 0.5} for i in range(22)]
     stages = [*RUN["stages"][:1], {**RUN["stages"][1], "tables": {"prune": layers}}, *RUN["stages"][2:]]
-    run = {**RUN, "stages": stages}
-    return write_report(made.to_dict(), run, folder / "out", limits=Limits(10, 4, 1), pictures=folder).html
+    run, bench = {**RUN, "stages": stages}, made.to_dict()
+    folds = {
+        "folds": 3,
+        "images": 30,
+        "runs": [{"number": n, "state": "done", "error": "", "bench": bench} for n in (1, 2)],
+    }
+    out = folder / "out"
+    return write_report(bench, run, out, limits=Limits(10, 4, 1), pictures=folder, folds=folds).html
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])

@@ -244,6 +244,7 @@ _ALL = (
             *RECIPE_KEYS,
             PROJECT,
             _name("Folder of the run; the recipe's name when not given."),
+            Key("folds", "Folds of all images to run the recipe on again, for cross-validated figures.", "int", 0),
             Key("resume", "Folder of a run to continue; stands alone.", "path"),
         ),
         more=flags.run_keys,

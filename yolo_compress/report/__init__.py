@@ -10,6 +10,7 @@ from typing import Any
 from yolo_compress.artifacts import atomic_write
 from yolo_compress.errors import DataError
 from yolo_compress.report.files import file_name
+from yolo_compress.report.folds import fold_cells
 from yolo_compress.report.html import page
 from yolo_compress.report.limits import Limits
 from yolo_compress.report.markdown import document
@@ -42,6 +43,7 @@ def write_report(
     limits: Limits | None = None,
     pictures: Path | None = None,
     sweep: dict[str, Any] | None = None,
+    folds: dict[str, Any] | None = None,
 ) -> ReportFiles:
     """Write `report.md`, `report.html`, the pictures and the CSV files.
 
@@ -52,6 +54,7 @@ def write_report(
         limits: What a recommended candidate keeps to, over the limits that the benchmark was given.
         pictures: Folder of the benchmark, whose pictures before and after are shown where it has some.
         sweep: The content of a `sweep.json`, for the table of trials.
+        folds: What `pipeline.read_folds` returns, for cross-validated figures.
 
     Raises:
         DataError: `bench` has no rows, or its pictures are damaged.
@@ -71,9 +74,11 @@ def write_report(
     tables = spreadsheets(bench, run, recommend(bench, limits))
     if sweep:
         tables["trials.csv"] = csv_text(trial_cells(sweep, bench))
+    if folds:
+        tables["folds.csv"] = csv_text(fold_cells(folds))
     contents |= tables
-    contents["report.md"] = document(bench, run, limits=limits, pairs=pairs, folder=out_dir, sweep=sweep)
-    contents["report.html"] = page(bench, run, charts | roofs, limits=limits, pairs=pairs, sweep=sweep)
+    contents["report.md"] = document(bench, run, limits=limits, pairs=pairs, folder=out_dir, sweep=sweep, folds=folds)
+    contents["report.html"] = page(bench, run, charts | roofs, limits=limits, pairs=pairs, sweep=sweep, folds=folds)
     for name, content in contents.items():
         atomic_write(out_dir / name, content)
     drawn_files = (*(axis.file for axis in axes), *(f"roofline-{file_name(label)}.png" for label in roofs))

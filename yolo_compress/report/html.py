@@ -10,6 +10,7 @@ from typing import Any
 
 from yolo_compress.errors import require
 from yolo_compress.report import content, evidence, trials
+from yolo_compress.report.folds import fold_notes, folds_method, folds_table
 from yolo_compress.report.limits import Limits
 from yolo_compress.report.pareto import in_words
 from yolo_compress.report.pictures import LINES, Pair
@@ -29,6 +30,7 @@ def page(
     limits: Limits | None = None,
     pairs: Sequence[Pair] = (),
     sweep: Mapping[str, Any] | None = None,
+    folds: Mapping[str, Any] | None = None,
 ) -> str:
     """Return the page, with every picture inside.
 
@@ -39,6 +41,7 @@ def page(
         limits: What a recommended candidate keeps to.
         pairs: Pictures before and after.
         sweep: The content of a `sweep.json`, or None.
+        folds: What `pipeline.read_folds` returns, or None.
 
     Raises:
         MissingDependency: jinja2 is not installed.
@@ -56,6 +59,7 @@ def page(
         summary=content.summary(bench),
         trials=trials.trials_table(sweep, bench) if sweep else None,
         candidates=content.candidates_table(bench),
+        folds=folds_table(folds) if folds else None,
         undecided=evidence.undecided(bench),
         recommendations=[(one, verdicts_table(one)) for one in recommend(bench, limits)],
         refused=[row.get("status") == "refused" for row in bench["rows"]],
@@ -82,7 +86,11 @@ def page(
             if label in charts
         ],
         techniques=techniques_table(bench, run),
-        notes=[*(trials.trial_notes(sweep) if sweep else ()), *content.notes(bench, run)],
+        notes=[
+            *(trials.trial_notes(sweep) if sweep else ()),
+            *(fold_notes(folds) if folds else ()),
+            *content.notes(bench, run),
+        ],
         stages=content.stages_table(run),
         run_status=(run or {}).get("status"),
         layers=content.layer_tables(run),
@@ -94,6 +102,7 @@ def page(
         robustness=evidence.robustness_table(bench),
         method=[
             *(trials.trials_method(sweep) if sweep else ()),
+            *(folds_method(folds) if folds else ()),
             *content.method(bench),
             *service_method(bench),
             *evidence.how(bench),

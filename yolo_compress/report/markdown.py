@@ -12,6 +12,7 @@ from urllib.parse import quote
 from yolo_compress.report import content, evidence, trials
 from yolo_compress.report.content import Table
 from yolo_compress.report.files import file_name
+from yolo_compress.report.folds import fold_notes, folds_method, folds_table
 from yolo_compress.report.limits import Limits
 from yolo_compress.report.pareto import in_words
 from yolo_compress.report.pictures import LINES, Pair
@@ -29,6 +30,7 @@ def document(
     pairs: Sequence[Pair] = (),
     folder: Path = Path(),
     sweep: Mapping[str, Any] | None = None,
+    folds: Mapping[str, Any] | None = None,
 ) -> str:
     """Return the whole report; it refers to the pictures beside it."""
     parts = ["# Compression report", content.summary(bench)]
@@ -38,6 +40,8 @@ def document(
     undecided = evidence.undecided(bench)
     if undecided:
         parts.append(_items(undecided))
+    if folds:
+        parts += ["## Cross-validated", table(folds_table(folds))]
     parts.append("## Recommendation")
     for one in recommend(bench, limits):
         parts += [f"**{_escape(one.deployment)}: {_escape(one.chosen or 'none')}.** {_escape(one.sentence)}"]
@@ -62,7 +66,8 @@ def document(
     energy = content.energy_table(bench)
     if energy:
         parts += ["## Energy", table(energy)]
-    notes = [*(trials.trial_notes(sweep) if sweep else ()), *content.notes(bench, run)]
+    notes = [*(trials.trial_notes(sweep) if sweep else ()), *(fold_notes(folds) if folds else ())]
+    notes += content.notes(bench, run)
     if notes:
         parts += ["## Notes", _items(notes)]
     for label, roofline in rooflines(bench):
@@ -81,7 +86,7 @@ def document(
         parts += ["## Stages", table(stages)]
     for stage, layers in content.layer_tables(run):
         parts += [f"## Layers: {_escape(stage)}", table(layers)]
-    how = trials.trials_method(sweep) if sweep else ()
+    how = [*(trials.trials_method(sweep) if sweep else ()), *(folds_method(folds) if folds else ())]
     parts += [
         "## How it was measured",
         _items([*how, *content.method(bench), *service_method(bench), *evidence.how(bench)]),
