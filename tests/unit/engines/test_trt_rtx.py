@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import subprocess
 import sys
@@ -24,6 +25,9 @@ from yolo_compress.engines.tensorrt.half import half_graph
 from yolo_compress.engines.tensorrt.logger import logger_for
 from yolo_compress.engines.tensorrt.plan import read_plan
 from yolo_compress.errors import EngineError, UsageError
+from yolo_compress.host.data import read_data, sample
+from yolo_compress.host.export import export_onnx
+from yolo_compress.quantize import quantize_onnx
 from yolo_compress.recipe import TensorRtSection
 
 trt = pytest.importorskip("tensorrt_rtx", exc_type=ImportError)
@@ -55,6 +59,29 @@ def test_it_builds(graphs, tmp_path, graph, precision, mode, options):
         newest = capabilities(trt).compute[-1]
         assert record["compute"] == newest
         assert "the newest that TensorRT-RTX knows, since there is no GPU here" in built.notes[0]
+
+
+@pytest.fixture(scope="module", params=["yolov8n", "yolov8s", "yolo11n-int8dq", "yolo26n-int8dq"])
+def real_graphs(request, real_data, tmp_path_factory):
+    """Return the float and the Q/DQ graph of a real detector."""
+    folder = tmp_path_factory.mktemp(request.param)
+    source = real_data / "weights" / f"{request.param}.pt"
+    made = {"fp32": export_onnx(source, folder / "float.onnx", imgsz=160), "int8": folder / "int8.onnx"}
+    images = sample(read_data(real_data / "coco/coco-mini.yaml").train, 4, seed=0)
+    quantize_onnx(made["fp32"], made["int8"], images=images, imgsz=160, target="tensorrt", range="minmax")
+    return made
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_real_detectors_build(real_graphs, tmp_path, precision):
+    chosen = TensorRtSection(compute="8.6")
+    built = TensorRtRtx().build(real_graphs[precision], tmp_path, precision=precision, imgsz=160, options=chosen)
+    metadata, offset = read_plan(built.path)
+    assert metadata["task"] == "detect"
+    assert len(ast.literal_eval(str(metadata["names"]))) == 80
+    assert built.path.stat().st_size - offset > 10 * SMALLEST_PLAN
+    record = json.loads((tmp_path / f"{real_graphs[precision].stem}.build.json").read_text())
+    assert (record["compute"], record["mode"]) == ("SM86", {"fp32": "float", "int8": "qdq"}[precision])
 
 
 def test_the_command_builds(graphs, tmp_path, capsys):
