@@ -200,8 +200,11 @@ def _missing_on_jetson(found: dict[str, Any], power: dict[str, str]) -> Iterator
             "tensorrt: it comes with JetPack; sudo apt install python3-libnvinfer, and make the environment with "
             "--system-site-packages"
         )
-    if all(is_unavailable(power[name]) for name in ("rails", "tegrastats")):
-        yield "power: no rail can be read, so energies are unavailable; a container needs /sys of the host"
+    if all(is_unavailable(power[name]) for name in ("rails", "tegrastats", "jetson-stats")):
+        yield (
+            "power: no rail can be read, so energies are unavailable; a container needs /sys of the host, or "
+            "/run/jtop.sock"
+        )
     for key, name, remedy in (
         ("l4t", "release", "a container needs /etc/nv_tegra_release of the host"),
         ("power_mode", "power mode", "see it with: sudo nvpmodel -q"),

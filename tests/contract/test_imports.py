@@ -40,7 +40,7 @@ LEVEL = {part: number for number, parts in enumerate(LEVELS) for part in parts}
 HEAVY = ("torch", "ultralytics", "openvino", "onnx", "onnxruntime", "nncf", "tensorrt", "cv2", "matplotlib")
 OPTIONAL = {"jinja2", "matplotlib", "nncf", "onnx", "onnxruntime", "onnxslim", "openvino"}
 OPTIONAL |= {"optuna", "ray"}
-OPTIONAL |= {"cuda", "pycuda", "pynvml", "pycocotools", "tensorrt", "tensorrt_rtx"}
+OPTIONAL |= {"cuda", "jtop", "pycuda", "pynvml", "pycocotools", "tensorrt", "tensorrt_rtx"}
 EXCEPTIONS = {
     "bench/machine.py": {"os.environ"},  # records a setting that changes what was measured
     "timing.py": {"os.environ"},  # where the user keeps caches

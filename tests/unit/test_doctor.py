@@ -213,7 +213,7 @@ def test_what_a_jetson_in_a_container_lacks_is_listed(tmp_path, bare):
 
 def test_sensors_are_told_on_any_machine_and_a_jetson_only_on_one(tmp_path, bare):
     found = doctor.examine(root=machine(tmp_path))
-    assert list(group(found, "power")) == ["rails", "tegrastats", "nvml", "rapl"]
+    assert list(group(found, "power")) == ["rails", "tegrastats", "jetson-stats", "nvml", "rapl"]
     assert all(value.startswith("unavailable: ") for value in group(found, "power").values())
     assert "jetson" not in found.groups
     assert not any(line.startswith("power") for line in found.problems)

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from yolo_compress.bench.power.jetson_stats import JetsonStats
 from yolo_compress.bench.power.nvml import Nvml
 from yolo_compress.bench.power.rails import Rails
 from yolo_compress.bench.power.rapl import Rapl
@@ -19,6 +20,7 @@ __all__ = ("SENSORS", "Sensor", "examine_sensors", "find_sensor")
 SENSORS: dict[str, SensorClass] = {
     "rails": Rails,
     "tegrastats": Tegrastats,
+    "jetson-stats": JetsonStats,
     "nvml": Nvml,
     "rapl": Rapl,
 }

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 
 import pytest
 
@@ -17,6 +18,7 @@ from yolo_compress.bench.power.sensor import Sensor
 def no_commands(monkeypatch):
     """Hide what the machine that runs the tests may have."""
     monkeypatch.setattr("yolo_compress.bench.power.tegrastats.shutil.which", lambda name: None)
+    monkeypatch.setitem(sys.modules, "jtop", None)
     monkeypatch.setattr("yolo_compress.bench.power.nvml.Nvml.unavailable", lambda self: "no driver")
 
 
@@ -26,7 +28,9 @@ def test_a_jetson_is_measured_by_its_rails(tmp_path, name, device):
     assert find_sensor(device, root=write_board(tmp_path, name)).name == "rails"
 
 
-@pytest.mark.parametrize(("device", "names"), [("cpu", "rails tegrastats rapl"), ("0", "rails tegrastats nvml")])
+@pytest.mark.parametrize(
+    ("device", "names"), [("cpu", "rails tegrastats jetson-stats rapl"), ("0", "rails tegrastats jetson-stats nvml")]
+)
 def test_without_any_every_reason_is_given(tmp_path, no_commands, device, names):
     found = find_sensor(device, root=tmp_path)
     assert found.startswith("unavailable: rails: no ina3221")
