@@ -19,7 +19,7 @@ from yolo_compress.artifacts import atomic_write, sha256_path
 from yolo_compress.bench.machine import describe_machine, package_versions
 from yolo_compress.calibrate import read_manifest
 from yolo_compress.context import Context, StageResult, context_for
-from yolo_compress.errors import DataError, GateNotMet, OutputError, ResumeMismatch, UsageError
+from yolo_compress.errors import CompressError, DataError, GateNotMet, OutputError, ResumeMismatch, UsageError
 from yolo_compress.host.folds import write_folds
 from yolo_compress.recipe import Recipe
 from yolo_compress.recipe.distill import SELF
@@ -80,14 +80,14 @@ def run(
         bench: Whether the native exports and the benchmark of the recipe are part of the run; a sweep measures the
             results of many runs together, when none of them works any more.
         folds: Run the recipe again for each of so many folds of all images, measured on that fold and made on the
-            others, for cross-validated figures in the report; none when 0.
+            others, for cross-validated figures in the report; none when 0. Gates hold the run alone.
         progress: Takes a line now and then.
 
     Raises:
         UsageError: A value cannot be used.
         DataError: Weights or data are missing or damaged, or a fold would have no object.
         OutputError: The run folder cannot be written.
-        GateNotMet: A stage cost more accuracy than the recipe allows; in a fold that is told in the report instead.
+        GateNotMet: A stage cost more accuracy than the recipe allows.
     """
     path = Path(model).resolve()
     context = context_for(path, data, imgsz=imgsz, device=device, recipe=recipe, run_dir=Path(), progress=progress)
@@ -190,14 +190,20 @@ def _go_on(run_dir: Path, record: dict[str, Any], progress: Progress) -> RunResu
             _save(run_dir, record)
             raise GateNotMet(f"{entry['notes'][-1]}; the run so far is in '{run_dir}'")
         _save(run_dir, record)
-    _run_folds(run_dir, record, context)
+    if record["settings"].get("folds", 0):
+        _report(run_dir, record)  # what the folds take hours to add to is there already
+        _run_folds(run_dir, record, context)
     record["status"] = "done"
     _save(run_dir, record)
-    bench, html = bench_of(run_dir, record), None
-    if bench is not None:
-        pictures = files_of(run_dir, record)["bench"].parent
-        html = write_report(bench, record, run_dir, pictures=pictures, folds=read_folds(run_dir, record)).html
-    return RunResult(run_dir, html, "done", record)
+    return RunResult(run_dir, _report(run_dir, record), "done", record)
+
+
+def _report(run_dir: Path, record: dict[str, Any]) -> Path | None:
+    bench = bench_of(run_dir, record)
+    if bench is None:
+        return None
+    pictures = files_of(run_dir, record)["bench"].parent
+    return write_report(bench, record, run_dir, pictures=pictures, folds=read_folds(run_dir, record)).html
 
 
 def _check_folds(recipe: Recipe, folds: int, context: Context) -> None:
@@ -214,12 +220,12 @@ def _check_folds(recipe: Recipe, folds: int, context: Context) -> None:
 
 
 def _run_folds(run_dir: Path, record: dict[str, Any], context: Context) -> None:
-    """Run the recipe for each fold that has not ended; a fold whose gate is not met ends, and the others go on."""
-    count = record["settings"].get("folds", 0)  # runs of before there was a choice have no entry
-    ended = record.setdefault("folds", [])
-    if len(ended) == count:
-        return
-    place = run_dir / FOLDS
+    """Run the recipe for each fold that has not ended; one that fails is recorded, and the others go on.
+
+    Gates compare with the given model, which may know the images of the fold, so they do not hold there.
+    """
+    count, ended, place = record["settings"]["folds"], record.setdefault("folds", []), run_dir / FOLDS
+    recipe = context.recipe.model_copy(update={"gates": type(context.recipe.gates)()})
     if not ended and not (place / str(count)).is_dir():
         write_folds(context.data, count, place)
     for number in range(len(ended) + 1, count + 1):
@@ -231,7 +237,7 @@ def _run_folds(run_dir: Path, record: dict[str, Any], context: Context) -> None:
             else:
                 shutil.rmtree(folder / "run", ignore_errors=True)
                 run(
-                    context.recipe,
+                    recipe,
                     model=context.model,
                     data=folder / "data.yaml",
                     imgsz=context.imgsz,
@@ -240,8 +246,10 @@ def _run_folds(run_dir: Path, record: dict[str, Any], context: Context) -> None:
                     device=context.device,
                     progress=context.progress,
                 )
-        except GateNotMet as error:
-            entry |= {"state": "gate not met", "error": str(error)}
+        except (OutputError, ResumeMismatch):
+            raise  # of all folds, and for the user to put right
+        except CompressError as error:
+            entry |= {"state": "failed", "error": str(error)}
         except KeyboardInterrupt as error:
             hint = f"interrupted in fold {number}; go on with: yolo-compress run resume={run_dir}"
             raise KeyboardInterrupt(hint) from error
@@ -266,10 +274,13 @@ def read_folds(run_dir: Path, record: Mapping[str, Any]) -> dict[str, Any] | Non
     runs = []
     for entry in record["folds"]:
         folder = run_dir / FOLDS / str(entry["number"]) / "run"
-        runs.append({**entry, "bench": bench_of(folder, read_record(folder))})
-    lists = [run_dir / FOLDS / str(entry["number"]) / "val.txt" for entry in record["folds"]]
+        fold = read_record(folder) if (folder / RECORD).is_file() else {"stages": []}  # it failed before it had one
+        notes = [f"stage {stage['name']}: {note}" for stage in fold["stages"] for note in stage["notes"]]
+        runs.append({**entry, "bench": bench_of(folder, fold), "notes": notes})
+    count = record["settings"]["folds"]
+    lists = [run_dir / FOLDS / str(number) / "val.txt" for number in range(1, count + 1)]
     images = sum(len(file.read_text(encoding="utf-8").splitlines()) for file in lists)
-    return {"folds": record["settings"]["folds"], "images": images, "runs": runs}
+    return {"folds": count, "images": images, "runs": runs}
 
 
 def _gate(recipe: Recipe, record: dict[str, Any], entry: dict[str, Any]) -> str:

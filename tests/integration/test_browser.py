@@ -64,7 +64,7 @@ def report(tmp_path_factory):
     folds = {
         "folds": 3,
         "images": 30,
-        "runs": [{"number": n, "state": "done", "error": "", "bench": bench} for n in (1, 2)],
+        "runs": [{"number": n, "state": "done", "error": "", "notes": [], "bench": bench} for n in (1, 2)],
     }
     out = folder / "out"
     return write_report(bench, run, out, limits=Limits(10, 4, 1), pictures=folder, folds=folds).html

@@ -13,7 +13,7 @@ from tests.unit.bench.samples import result, row
 from yolo_compress import api, pipeline
 from yolo_compress import recipe as recipes
 from yolo_compress.context import StageResult
-from yolo_compress.errors import GateNotMet, UsageError
+from yolo_compress.errors import GateNotMet, OutputError, UnsupportedModel, UsageError
 
 RECIPE = {"schema_version": 1, "name": "few", "quantize": {"range": "minmax"}, "bench": {"rounds": 5}}
 
@@ -30,6 +30,8 @@ class Stages:
         self.measured: list[tuple[str, ...]] = []
         self.fail: dict[int, BaseException] = {}
         self.drop_in: set[int] = set()
+        self.notes: list[str] = []
+        self.refuse_in = 0  # the number of the measurement
 
     def planned(self, recipe):
         return {"baseline": self.baseline, "quantize": self.quantize, "bench": self.bench}
@@ -41,15 +43,16 @@ class Stages:
         number = int(context.data.path.parent.name) if context.data.path.parent.name.isdigit() else 0
         if number in self.fail:
             raise self.fail.pop(number)
-        return StageResult({}, {"map50_95": 0.3 if number in self.drop_in else 0.49})
+        return StageResult({}, {"map50_95": 0.3 if number in self.drop_in else 0.49}, tuple(self.notes))
 
     def bench(self, context, files, folder):
         folder.mkdir()
         self.measured.append(tuple(sorted(str(image) for image in context.data.val)))
         value = 0.4 + 0.01 * len(self.measured)
-        made = result(
-            row("native:fp32", map50_95=value), row("ours:int8", map50_95=value - 0.01, latency_ratio_p50=0.5)
-        )
+        ours = {"map50_95": value - 0.01, "latency_ratio_p50": 0.5}
+        if len(self.measured) == self.refuse_in:
+            ours |= {"status": "refused", "reason": "it detects nothing"}
+        made = result(row("native:fp32", map50_95=value), row("ours:int8", **ours))
         made.save(folder / "bench.json")
         return StageResult({"bench": folder / "bench.json"}, {})
 
@@ -109,8 +112,15 @@ def test_a_run_cut_off_in_a_fold_goes_on_there(fakes, make_checkpoint, data, tmp
     folder = tmp_path / "runs" / "few"
     record = json.loads((folder / "run.json").read_text())
     assert (record["status"], len(record["folds"]), len(fakes.measured)) == ("running", 1, 2)
+    assert "Cross-validated" not in (folder / "report.md").read_text()  # the run itself has been reported
+    unfinished = api.report(run=folder).markdown.read_text()
+    assert "the 12 training and validation images were put together and cut into 3 folds" in unfinished
+    assert "1 of them have been run" in unfinished
     made = api.run(resume=folder, progress=str)
     assert made.status == "done"
+    text = (folder / "report.md").read_text()
+    assert "the 12 training and validation images were put together and cut into 3 folds" in text
+    assert "All of them have been run" in text
     assert len(fakes.measured) == 4  # the run and fold 1 were not measured again
     assert [line["folds"] for line in cells(folder)] == ["3", "3"]
     assert not list((folder / "folds").glob("*/run2"))
@@ -128,14 +138,37 @@ def test_a_fold_killed_before_its_record_was_there_begins_afresh(fakes, make_che
     assert not (folder / "folds" / "2" / "run2").exists()
 
 
-def test_a_gate_that_a_fold_does_not_meet_is_told_and_the_others_go_on(fakes, make_checkpoint, data, tmp_path):
-    fakes.drop_in = {2}
-    made = run(make_checkpoint, data, tmp_path, gates={"quantize": 5.0})
-    assert [fold["state"] for fold in made.record["folds"]] == ["done", "gate not met", "done"]
+def test_a_fold_that_fails_is_told_and_the_others_go_on(fakes, make_checkpoint, data, tmp_path):
+    fakes.fail = {2: UnsupportedModel("an activation is not finite")}
+    made = run(make_checkpoint, data, tmp_path)
+    assert [fold["state"] for fold in made.record["folds"]] == ["done", "failed", "done"]
     text = (made.run_dir / "report.md").read_text()
-    assert "fold 2: gate not met: stage quantize is 20.00 mAP points below the given model" in text
+    assert "fold 2: failed: an activation is not finite" in text
     assert "| ours:int8 | 2 of 3 |" in text
     assert [line["map50_95_fold_2"] for line in cells(made.run_dir)] == ["", ""]
+
+
+def test_a_full_disk_is_no_failure_of_a_fold(fakes, make_checkpoint, data, tmp_path):
+    fakes.fail = {2: OutputError("no space left")}
+    with pytest.raises(OutputError, match="no space left"):
+        run(make_checkpoint, data, tmp_path)
+    assert len(api.run(resume=tmp_path / "runs" / "few", progress=str).record["folds"]) == 3
+
+
+def test_gates_hold_the_run_and_not_its_folds(fakes, make_checkpoint, data, tmp_path):
+    """The given model, which they compare with, may know the images of a fold."""
+    fakes.drop_in = {2}
+    made = run(make_checkpoint, data, tmp_path, gates={"quantize": 5.0})
+    assert [fold["state"] for fold in made.record["folds"]] == ["done"] * 3
+
+
+def test_notes_and_refusals_of_folds_are_told(fakes, make_checkpoint, data, tmp_path):
+    fakes.notes, fakes.refuse_in = ["layers stayed in float"], 3
+    made = run(make_checkpoint, data, tmp_path)
+    text = (made.run_dir / "report.md").read_text()
+    assert "fold 1: stage quantize: layers stayed in float" in text
+    assert "fold 2: ours:int8 has no part, since it detects nothing" in text
+    assert "| ours:int8 | 2 of 3 |" in text
 
 
 def test_a_gate_that_the_run_itself_does_not_meet_ends_it(fakes, make_checkpoint, data, tmp_path):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -68,16 +69,25 @@ def write_folds(data: DataSpec, folds: int, folder: Path) -> list[Path]:
 
     Raises:
         UsageError: There are fewer images than folds, or fewer than two folds.
-        DataError: A label file is damaged, or a fold would have no object.
+        DataError: A label file is damaged or names a class that there is not, or a fold would have no object.
         OutputError: A folder cannot be written.
     """
-    images = list(dict.fromkeys(image.resolve() for image in (*data.train, *data.val)))
+    folder = folder.resolve()
+    # by what links lead to, so that one image counts once; labels lie beside the links
+    images = list({image.resolve(): Path(os.path.abspath(image)) for image in (*data.train, *data.val)}.values())
     if not 2 <= folds <= len(images):
         raise UsageError(
             f"folds={folds} cannot be made of the {len(images)} images of '{data.path}'; give 2 to {len(images)}, such "
             f"as folds={min(5, len(images))}"
         )
-    classes = [sorted({int(number) for number in rows[:, 0]}) for rows in labels_for(images)]
+    labels = labels_for(images)
+    for image, rows in zip(images, labels, strict=True):
+        if not ((rows[:, 0] >= 0) & (rows[:, 0] < len(data.names))).all():
+            raise DataError(
+                f"a label of '{image}' has another class than the {len(data.names)} that '{data.path}' names; correct "
+                "the label or 'names'"
+            )
+    classes = [sorted({int(number) for number in rows[:, 0]}) for rows in labels]
     number_of = stratified(classes, folds)
     labelled = sum(map(bool, classes))
     empty = [fold for fold in range(folds) if not any(classes[image] for image in np.flatnonzero(number_of == fold))]
@@ -88,13 +98,14 @@ def write_folds(data: DataSpec, folds: int, folder: Path) -> list[Path]:
         )
     found = []
     for fold in range(folds):
-        with atomic_path(folder / str(fold + 1)) as temporary:
+        place = folder / str(fold + 1)
+        with atomic_path(place) as temporary:
             temporary.mkdir()
             for split, inside in (("train", number_of != fold), ("val", number_of == fold)):
                 lines = [f"{image}\n" for image, is_in in zip(images, inside, strict=True) if is_in]
                 (temporary / f"{split}.txt").write_text("".join(lines), encoding="utf-8")
-            YAML.save(
-                temporary / "data.yaml", {"train": "train.txt", "val": "val.txt", "names": dict(enumerate(data.names))}
-            )
-        found.append(folder / str(fold + 1) / "data.yaml")
+            lists = {split: str(place / f"{split}.txt") for split in ("train", "val")}
+            root = str(data.root.resolve())  # names in calibration manifests are relative to it
+            YAML.save(temporary / "data.yaml", {"path": root, **lists, "names": dict(enumerate(data.names))})
+        found.append(place / "data.yaml")
     return found

@@ -50,16 +50,26 @@ def fold_cells(folds: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def fold_notes(folds: Mapping[str, Any]) -> list[str]:
-    """Return why folds have no figures."""
-    return [f"fold {run['number']}: {run['state']}: {run['error']}" for run in folds["runs"] if run["error"]]
+    """Return why folds have no figures, or not all of them, and what their stages had to say."""
+    found = []
+    for run in folds["runs"]:
+        said = [f"{run['state']}: {run['error']}"] if run["error"] else []
+        for row in (run["bench"] or {"rows": ()})["rows"]:
+            if row["status"] == "refused":
+                said.append(f"{row['label']} has no part, since {row.get('reason') or 'no reason was recorded'}")
+        found += [f"fold {run['number']}: {note}" for note in dict.fromkeys([*said, *run["notes"]])]
+    return found
 
 
 def folds_method(folds: Mapping[str, Any]) -> list[str]:
     """Return how the folds came about and what their figures mean."""
+    ended, count = len(folds["runs"]), folds["folds"]
     return [
-        f"Cross-validated: the {folds['images']} training and validation images were put together and cut into "
-        f"{folds['folds']} folds, in which each class is about as frequent. The recipe was run for each fold, on the "
-        "images of the others, and measured on its own. The model that was given has seen whatever it was trained on.",
+        f"Cross-validated: the {folds['images']} training and validation images were put together and cut into {count} "
+        f"folds, in which each class is about as frequent. {'All' if ended == count else ended} of them have been run: "
+        "the recipe on the images of the other folds, measured on images that its training and calibration did not "
+        "use. The weights that were given have seen theirs, in whichever fold they are, so that what is trained anew "
+        "looks worse beside them than it is.",
         "The interval of a difference over folds is that of Nadeau and Bengio (2003) at 95 %, since folds share most "
         "of their training images.",
     ]
