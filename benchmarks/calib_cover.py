@@ -24,10 +24,10 @@ import torch
 
 from benchmarks.record import Experiment, claim
 from yolo_compress.bench.accuracy import detect, evaluate
-from yolo_compress.calibrate import Contest, choose_measured
+from yolo_compress.calibrate import Selection, choose_measured
 from yolo_compress.host.data import DataSpec, sample
 from yolo_compress.host.export import export_onnx
-from yolo_compress.quantize import Judge, quantize_onnx
+from yolo_compress.quantize import CalibrationScore, quantize_onnx
 
 NAME = "calib_cover"
 MODEL, IMGSZ, IMAGES, DRAWS = "yolov8n", 320, 128, 20
@@ -40,8 +40,9 @@ COVER: dict[str, dict[str, Any]] = {
     "cover as the data set is": {"balance": 0.0},
     "cover all bins alike": {"balance": 1.0},
 }
-CLAIMED = f"the best of {CANDIDATES} covers"
-PARTS = {"eval": ("cover", CLAIMED), "tune": (*COVER, CLAIMED)}
+BEST = f"the best of {CANDIDATES} covers"
+SEEDS = (0, 1, 2)  # of the sets that it is the best of
+PARTS = {"eval": ("cover", *(f"{BEST}, seed {seed}" for seed in SEEDS)), "tune": (*COVER, f"{BEST}, seed 0")}
 
 
 def main(parts: Sequence[str]) -> int:
@@ -87,7 +88,7 @@ def _measure(made: Experiment, part: str, data: DataSpec, graph: Path, way: str)
     rows: list[dict[str, Any]] = [{"part": part, "way": way, "range": range} for range in RANGES]
     if all(made.has(**row) for row in rows):
         return
-    same = None if way == CLAIMED else (*_images(made, data, graph, way, ""), {})
+    same = None if way.startswith(BEST) else (*_images(made, data, graph, way, ""), {})
     sessions = []
     for row in rows:
         images, facts, seen = same or (*_images(made, data, graph, way, row["range"]), {})
@@ -109,11 +110,14 @@ def _images(
     if way.startswith("random "):
         return sample(data.train, IMAGES, seed=int(way.split()[-1])), {}
     weights = made.folder / "weights" / f"{MODEL}.pt"
-    contest = Contest(CANDIDATES, lambda images: Judge(graph, images, imgsz=IMGSZ, target=TARGET, range=range))
-    options = {"contest": contest, "model": weights} if way == CLAIMED else COVER[way]
+    selection = Selection(
+        CANDIDATES, lambda images: CalibrationScore(graph, images, imgsz=IMGSZ, target=TARGET, range=range)
+    )
+    best = {"selection": selection, "model": weights, "seed": int(way.split()[-1])} if way.startswith(BEST) else {}
+    options = best or COVER[way]
     chosen = choose_measured(data, IMAGES, imgsz=IMGSZ, hashes=False, progress=print, **options).chosen
     return chosen.images, {
-        key: chosen.how[key] for key in ("objective", "candidates", "judged_on") if key in chosen.how
+        key: chosen.how[key] for key in ("objective", "candidates", "scored_on") if key in chosen.how
     }
 
 
@@ -128,17 +132,20 @@ def percentile(rows: Sequence[dict[str, Any]], part: str, way: str, range: str) 
 
 def _claims(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the claim, once every row that it takes is there."""
-    found = {range: percentile(rows, "eval", CLAIMED, range) for range in RANGES}
-    if None in found.values():
+    found = {range: [percentile(rows, "eval", f"{BEST}, seed {seed}", range) for seed in SEEDS] for range in RANGES}
+    if any(None in percentiles for percentiles in found.values()):
         return []
-    value = min(found.values())
+    value = min(statistics.mean(percentiles) for percentiles in found.values())
+    told = (f"range={range}: " + ", ".join(f"{one:.0f}" for one in found[range]) for range in RANGES)
     statement = (
-        f"INT8 mAP50-95 of {MODEL} at {IMGSZ} px on {IMAGES} images, {CLAIMED}, which moves detections of training "
-        f"images least, among {DRAWS} random draws of as many: "
-        + ", ".join(f"percentile {found[range]:.1f} with range={range}" for range in RANGES)
+        f"INT8 mAP50-95 of {MODEL} at {IMGSZ} px on {IMAGES} images, {BEST}, which moves detections of training images "
+        f"least, among {DRAWS} random draws of as many: percentiles of seeds {', '.join(map(str, SEEDS))} with "
+        f"{'; '.join(told)}; the mean over seeds, the worse of the two ranges"
     )
     holds = value >= PERCENTILE_TARGET
-    return [claim("calib.percentile", statement, value, "percentile", f">= {PERCENTILE_TARGET}", holds=holds)]
+    return [
+        claim("calib.percentile", statement, value, "percentile", f">= {PERCENTILE_TARGET}", holds=holds, seeds=SEEDS)
+    ]
 
 
 if __name__ == "__main__":

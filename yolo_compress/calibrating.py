@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from yolo_compress.artifacts import atomic_write
-from yolo_compress.calibrate.choose import Contest, choose_measured
+from yolo_compress.calibrate.choose import Selection, choose_measured
 from yolo_compress.calibrate.coverage import BALANCE, DRAWS
 from yolo_compress.calibrate.manifest import CalibrationSet, write_manifest
 from yolo_compress.calibrate.plot import picture
 from yolo_compress.errors import UsageError, entry_of, require
 from yolo_compress.host.data import read_data
 from yolo_compress.host.export import export_onnx
-from yolo_compress.quantize import RANGES, SCHEMES, Judge
+from yolo_compress.quantize import RANGES, SCHEMES, CalibrationScore
 
 FOLDER = Path("calib_data")
 
@@ -43,7 +43,7 @@ class CalibrationFiles:
             shares = f"{100 * row['covered']:>8.1f} %{100 * row['random_covered']:>7.1f} %"
             lines.append(f"{name:<12}{row['bins']:>6}{shares}{row['score']:>9.4f}{row['random_score']:>9.4f}")
         if "candidates" in how:
-            moves, on = how["candidates"], f"target={how['target']} range={how['range']}: on {how['judged_on']} images"
+            moves, on = how["candidates"], f"target={how['target']} range={how['range']}: on {how['scored_on']} images"
             told = f"the best of {len(moves)} sets for {on} detections move by {min(moves):.4g}"
             lines += ["", f"{told}, with the first set by {moves[0]:.4g}"]
         if self.chosen.skipped:
@@ -64,8 +64,8 @@ def calib(
     weights: Mapping[str, float] | Sequence[str] = (),
     balance: float = BALANCE,
     candidates: int = 1,
-    target: str = "openvino",
-    range: str = "mse",
+    target: str | None = None,
+    range: str | None = None,
     skip_unreadable: bool = False,
     hashes: bool = True,
     plot: bool = True,
@@ -85,8 +85,8 @@ def calib(
         weights: Of features, such as {"classes": 2} or ["classes=2"]; 1 where not given.
         balance: 0 has every bin as often as it is in the data set, 1 has all alike.
         candidates: Choose so many sets, quantize the model on each, and keep the one whose detections move least.
-        target: Runtime that the candidates are quantized for.
-        range: How their ranges are chosen; the set serves that range best.
+        target: Runtime that the candidates are quantized for; openvino when not given.
+        range: How their ranges are chosen, and will be with the set that is kept; mse when not given.
         skip_unreadable: Leave out images that cannot be read, and count them, instead of stopping.
         hashes: Note the hash of every image; without, the names serve copies of the data that are encoded otherwise.
         plot: Draw the picture.
@@ -96,7 +96,10 @@ def calib(
     Raises:
         UsageError: An option is out of range, or `n` is more than there are images.
         DataError: Data, images, labels or weights are missing or damaged.
-        MissingDependency: matplotlib is not installed and a picture is wanted.
+        UnsupportedModel: The model is no float detector, or an activation of it is not finite.
+        EngineError: The model cannot be exported for candidates.
+        MissingDependency: matplotlib is not installed and a picture is wanted, or candidates are and onnx,
+            onnxruntime or onnxslim is not.
         OutputError: The files cannot be written.
     """
     if plot:  # said before minutes of work
@@ -104,15 +107,12 @@ def calib(
     if model is not None and imgsz % 32:
         raise UsageError(f"imgsz={imgsz} cannot be used, a detector needs a multiple of 32; write imgsz=640")
     spec = read_data(data)
-    if candidates != 1:
-        _check_candidates(candidates, model)
-        entry_of(SCHEMES, "target", target)
-        entry_of(RANGES, "range", range)
+    target, range = _checked(candidates, model, target, range)
     place = Path(out) if out is not None else FOLDER / f"{spec.path.stem}-{n}.json"
     if place.suffix != ".json":
         raise UsageError(f"out={out} is no name of a manifest; give one that ends in .json, such as {place.stem}.json")
     weighed, network = _weights(weights), None if model is None else Path(model)
-    with _contest(candidates, network, imgsz=imgsz, target=target, range=range) as contest:
+    with _selection(candidates, network, imgsz=imgsz, target=target, range=range) as selection:
         choice = choose_measured(
             spec,
             n,
@@ -123,7 +123,7 @@ def calib(
             imgsz=imgsz,
             weights=weighed,
             balance=balance,
-            contest=contest,
+            selection=selection,
             skip_unreadable=skip_unreadable,
             hashes=hashes,
             progress=progress,
@@ -137,27 +137,41 @@ def calib(
 
 
 @contextmanager
-def _contest(candidates: int, model: Path | None, *, imgsz: int, target: str, range: str) -> Iterator[Contest | None]:
+def _selection(
+    candidates: int, model: Path | None, *, imgsz: int, target: str, range: str
+) -> Iterator[Selection | None]:
     if candidates == 1 or model is None:
         yield None
         return
     with tempfile.TemporaryDirectory() as place:
-        graph = Path(place) / "float.onnx"
+        graph = export_onnx(model, Path(place) / "float.onnx", imgsz=imgsz)  # what it lacks is said at once
 
-        def judge_for(images: Sequence[Path]) -> Judge:
-            export_onnx(model, graph, imgsz=imgsz)
-            return Judge(graph, images, imgsz=imgsz, target=target, range=range)
+        def score_on(images: Sequence[Path]) -> CalibrationScore:
+            return CalibrationScore(graph, images, imgsz=imgsz, target=target, range=range)
 
-        yield Contest(candidates, judge_for, {"target": target, "range": range})
+        yield Selection(candidates, score_on, {"target": target, "range": range})
 
 
-def _check_candidates(candidates: int, model: str | Path | None) -> None:
+def _checked(candidates: int, model: str | Path | None, target: str | None, range: str | None) -> tuple[str, str]:
+    """Refuse what has no meaning, and return the target and the range."""
+    if candidates == 1:
+        for key, value in (("target", target), ("range", range)):
+            if value is not None:
+                raise UsageError(
+                    f"{key}={value} says what several sets are quantized for, and one is chosen without; add "
+                    f"candidates=16, or leave out {key}"
+                )
+        return "openvino", "mse"
     if candidates < 1:
         raise UsageError(f"candidates={candidates} leaves no set to choose; give 1, or 16 to have the best of 16")
     if model is None:
         raise UsageError(
             f"candidates={candidates} compares sets by what a model quantized on them detects; give model=best.pt"
         )
+    target, range = target or "openvino", range or "mse"
+    entry_of(SCHEMES, "target", target)
+    entry_of(RANGES, "range", range)
+    return target, range
 
 
 def _weights(given: Mapping[str, float] | Sequence[str]) -> dict[str, float]:

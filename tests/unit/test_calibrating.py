@@ -114,7 +114,7 @@ def test_the_best_of_several_sets_is_for_a_target_and_a_range(tiny_data, tmp_pat
     made = quiet(tiny_data, **options, range="minmax", out=tmp_path / "a.json")
     how = json.loads(made.manifest.read_text())["how"]
     assert len(how["candidates"]) == 4
-    assert (how["target"], how["range"], how["judged_on"]) == ("tensorrt", "minmax", 8)
+    assert (how["target"], how["range"], how["scored_on"]) == ("tensorrt", "minmax", 8)
     assert "the best of 4 sets for target=tensorrt range=minmax: on 8 images detections move by" in str(made)
     shutil.copytree(tiny_data.parent, tmp_path / "elsewhere")
     quiet(tmp_path / "elsewhere" / "data.yaml", **options, range="minmax", out=tmp_path / "b.json")

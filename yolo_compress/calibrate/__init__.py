@@ -3,14 +3,14 @@
 
 from __future__ import annotations
 
-from yolo_compress.calibrate.choose import METHODS, Choice, Contest, calibration_set, choose, choose_measured
+from yolo_compress.calibrate.choose import METHODS, Choice, Selection, calibration_set, choose, choose_measured
 from yolo_compress.calibrate.manifest import CalibrationSet, read_manifest, write_manifest
 
 __all__ = (
     "METHODS",
     "CalibrationSet",
     "Choice",
-    "Contest",
+    "Selection",
     "calibration_set",
     "choose",
     "choose_measured",

@@ -20,9 +20,9 @@ from yolo_compress.errors import UsageError, entry_of
 from yolo_compress.host.data import DataSpec, sample
 
 DIGITS = 6  # of figures in a manifest, which another processor may compute with another last bit
-JUDGED, JUDGE_SEED = 128, 1000  # images that tell candidates apart, and their draw, which is none of a user's seeds
+SCORED, SCORED_SEED = 128, 1000  # images that candidates are scored on, and the seed of their draw
 
-Judge = Callable[[Sequence[Path]], float]
+Score = Callable[[Sequence[Path]], float]
 
 
 @dataclass(frozen=True)
@@ -35,17 +35,18 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Contest:
-    """Several sets, of which the one that a judge finds best is kept.
+class Selection:
+    """Several sets, of which the one of the lowest score is kept.
 
     Attributes:
         candidates: How many sets.
-        judge_for: Takes up to `JUDGED` training images and returns what tells how bad a set of images is.
+        score_on: Takes up to `SCORED` training images, drawn at random from all, and returns the score, which is lower
+            the better a set of images is. Images of a set may be among them.
         facts: What that depends on besides, as plain data.
     """
 
     candidates: int
-    judge_for: Callable[[Sequence[Path]], Judge]
+    score_on: Callable[[Sequence[Path]], Score]
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -82,7 +83,7 @@ def choose_measured(
     imgsz: int = 640,
     weights: Mapping[str, float] | None = None,
     balance: float = BALANCE,
-    contest: Contest | None = None,
+    selection: Selection | None = None,
     skip_unreadable: bool = False,
     hashes: bool = True,
     progress: Callable[[str], None] = lambda _: None,
@@ -99,8 +100,8 @@ def choose_measured(
         imgsz: Side of the letterboxed square in pixels.
         weights: Of features; see `Objective`.
         balance: See `Objective`.
-        contest: Choose several sets, which share some images, and keep the best one; the first is the one chosen
-            without.
+        selection: Choose several sets, which share some images, and keep the best one. Activations do not count
+            then; otherwise the first set is the one chosen without.
         skip_unreadable: Leave out images that cannot be decoded.
         hashes: Note the hash of each image.
         progress: Takes a line now and then.
@@ -112,16 +113,24 @@ def choose_measured(
     """
     pick = entry_of(METHODS, "method", method)
     _check_count(n, data, len(data.train), "training images")
-    found = survey(data, labels=labels, model=model, imgsz=imgsz, skip_unreadable=skip_unreadable, progress=progress)
+    found = survey(
+        data,
+        labels=labels,
+        model=model,
+        activations=selection is None,  # else the model scores whole sets; running it on every image takes long
+        imgsz=imgsz,
+        skip_unreadable=skip_unreadable,
+        progress=progress,
+    )
     _check_count(n, data, len(found.images), "training images that can be read")
     objective = Objective(found.features, n, weights=weights, balance=balance)
     progress(f"choosing {n} of {len(found.images)} images: {method}")
     won: dict[str, Any] = {}
-    if contest is None:
+    if selection is None:
         numbers = pick(objective, found.images, seed, 0)
     else:
         numbers, won = _best(
-            contest, lambda number: pick(objective, found.images, seed, number), found.images, progress
+            selection, lambda number: pick(objective, found.images, seed, number), found.images, progress
         )
     how: dict[str, Any] = {
         "method": method,
@@ -150,24 +159,21 @@ def _plain(row: Figures) -> dict[str, Any]:
 
 
 def _best(
-    contest: Contest,
+    selection: Selection,
     pick: Callable[[int], list[int]],
     images: Sequence[Path],
     progress: Callable[[str], None],
 ) -> tuple[list[int], dict[str, Any]]:
-    """Return the set that the judge finds best, and what to say of that."""
-    judge = contest.judge_for(sample(images, JUDGED, seed=JUDGE_SEED))
+    """Return the set of the lowest score, and what to say of the selection."""
+    score = selection.score_on(sample(images, SCORED, seed=SCORED_SEED))
     found: list[tuple[float, list[int]]] = []
-    for number in range(contest.candidates):
+    for number in range(selection.candidates):
         numbers = pick(number)
-        found.append((judge([images[i] for i in sorted(numbers)]), numbers))
-        best = min(found)
-        progress(
-            f"candidate {number + 1} of {contest.candidates}: detections move by {found[-1][0]:.4g}, with the best one "
-            f"by {best[0]:.4g}"
-        )
+        found.append((score([images[i] for i in sorted(numbers)]), numbers))
+        told = f"detections move by {found[-1][0]:.4g}, with the best one by {min(found)[0]:.4g}"
+        progress(f"candidate {number + 1} of {selection.candidates}: {told}")
     moves = [float(f"{moved:.4g}") for moved, _ in found]
-    return min(found)[1], {"candidates": moves, "judged_on": min(JUDGED, len(images)), **contest.facts}
+    return min(found)[1], {"candidates": moves, "scored_on": min(SCORED, len(images)), **selection.facts}
 
 
 def _at_random(objective: Objective, images: tuple[Path, ...], seed: int, number: int) -> list[int]:
@@ -182,7 +188,7 @@ def _covering(objective: Objective, images: tuple[Path, ...], seed: int, number:
     return cover_by_sampling(objective, np.random.default_rng([seed, number]))
 
 
-# by the number of the candidate, of which the first is what there is without a contest
+# by the number of the candidate, of which the first is what there is without a selection
 METHODS: dict[str, Callable[[Objective, tuple[Path, ...], int, int], list[int]]] = {
     "cover": _covering,
     "random": _at_random,

@@ -33,6 +33,7 @@ def survey(
     *,
     labels: bool = True,
     model: Path | None = None,
+    activations: bool = True,
     imgsz: int = 640,
     skip_unreadable: bool = False,
     progress: Callable[[str], None] = lambda _: None,
@@ -42,7 +43,8 @@ def survey(
     Args:
         data: The data set.
         labels: Take objects from labels; else from the model's detections, or go without where there is no model.
-        model: Float checkpoint, whose activations count as well.
+        model: Float checkpoint.
+        activations: Its activations count as well.
         imgsz: Side of the letterboxed square in pixels that sizes of objects and the model refer to.
         skip_unreadable: Leave out images that cannot be decoded.
         progress: Takes a line every ten seconds.
@@ -62,7 +64,8 @@ def survey(
     columns = dict(zip(STATISTICS, found.values.T, strict=True))
     features = [value_bins("luma", np.stack([columns.pop(name) for name in LUMA], axis=1))]
     features += [value_bins(name, values) for name, values in columns.items()]
-    answers = None if network is None else responses(network, found.images, imgsz=imgsz, progress=progress)
+    asked = network is not None and (activations or not labels)
+    answers = responses(network, found.images, imgsz=imgsz, progress=progress) if asked else None
     objects: Sequence[np.ndarray] | None = None
     if labels:
         objects = labels_for(found.images)
@@ -75,7 +78,7 @@ def survey(
             count_bins(objects),
             area_bins(objects, found.aspects, imgsz),
         ]
-    if answers is not None:
+    if answers is not None and activations:
         features += [value_bins("extremes", answers.extremes), value_bins("percentiles", answers.percentiles)]
     for feature in features:
         if not feature.bins:

@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
+from yolo_compress.quantize.calibration_score import CalibrationScore
 from yolo_compress.quantize.format import NumberFormat, format_of, number_format
 from yolo_compress.quantize.forms import WEIGHT_FORMS
 from yolo_compress.quantize.from_cache import quantize_from_cache
-from yolo_compress.quantize.judge import Judge
 from yolo_compress.quantize.learned import Learned, quantize_learned
 from yolo_compress.quantize.ptq import quantize_onnx
 from yolo_compress.quantize.ranges import RANGES
@@ -21,7 +21,7 @@ __all__ = (
     "ROUNDINGS",
     "SCHEMES",
     "WEIGHT_FORMS",
-    "Judge",
+    "CalibrationScore",
     "LayerRow",
     "Learned",
     "NumberFormat",

@@ -1,5 +1,5 @@
 # Copyright (C) 2026 yolo_compress contributors. SPDX-License-Identifier: AGPL-3.0-or-later
-"""How good calibration images are: how far quantizing a model on them moves its detections on other images."""
+"""A score of calibration images: how far quantizing a model on them moves its detections on a fixed set of images."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from yolo_compress.quantize.source import read_float
 from yolo_compress.quantize.widths import placed
 
 
-class Judge:
-    """Quantizes one float model to INT8 on sets of images, and compares what it detects on always the same others."""
+class CalibrationScore:
+    """Quantizes one float model to INT8 on sets of images, and compares what it detects on always the same images."""
 
     def __init__(self, source: Path, images: Sequence[Path], *, imgsz: int, target: str, range: str) -> None:
-        """Take the model, and run it on the images that tell sets apart; its answers to them stay in memory.
+        """Take the model, and run it on the images that sets are scored on; its answers to them stay in memory.
 
         Args:
             source: A detector exported by Ultralytics, float32, BatchNorm folded.

@@ -1,5 +1,5 @@
 # Copyright (C) 2026 yolo_compress contributors. SPDX-License-Identifier: AGPL-3.0-or-later
-"""The judge of calibration images, against the distance computed by hand from a written graph."""
+"""The score of calibration images, against the distance computed by hand from a written graph."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.tiny import FAMILIES
 from yolo_compress.bench.response import SMALLEST_SIDE, STEP
 from yolo_compress.errors import DataError, UsageError
 from yolo_compress.host.data import image_batches
-from yolo_compress.quantize import Judge, quantize_onnx
+from yolo_compress.quantize import CalibrationScore, quantize_onnx
 
 OUTPUT = re.compile(r"/cv([23])\.(\d)/cv\1\.\2\.2/Conv$")  # the last convolution of a tower: its kind and its level
 
@@ -59,20 +59,22 @@ def by_formula(exact, changed) -> float:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_distance_is_that_of_the_graph_that_quantize_writes(awake, images, tmp_path, family, range):
     source = awake / f"{family}.onnx"
-    calibration, judged = images[:3], images[3:6]
+    calibration, scored = images[:3], images[3:6]
     quantize_onnx(source, tmp_path / "q.onnx", images=calibration, imgsz=64, target="tensorrt", range=range)
-    exact, changed = heads(source, judged), heads(tmp_path / "q.onnx", judged)
+    exact, changed = heads(source, scored), heads(tmp_path / "q.onnx", scored)
     expected = np.mean([by_formula(a, b) for a, b in zip(exact, changed, strict=True)])
-    judge = Judge(source, judged, imgsz=64, target="tensorrt", range=range)
-    assert judge(calibration) == pytest.approx(expected, rel=1e-4)
+    score = CalibrationScore(source, scored, imgsz=64, target="tensorrt", range=range)
+    assert score(calibration) == pytest.approx(expected, rel=1e-4)
     assert expected > 1e-5  # where 64 anchors see something; nothing moved would be 0
-    assert judge(calibration) == judge(calibration) != judge(images[6:8])  # nothing is left over from an earlier set
+    other = score(images[6:8])
+    assert other != score(calibration) == pytest.approx(expected, rel=1e-4)  # nothing is left over from an earlier set
+    assert other == CalibrationScore(source, scored, imgsz=64, target="tensorrt", range=range)(images[6:8])
 
 
-def test_what_cannot_be_judged_is_refused(awake, images):
+def test_what_cannot_be_scored_is_refused(awake, images):
     source = awake / "yolov8n.onnx"
     with pytest.raises(UsageError, match="the ONNX takes 64x64 images and imgsz=96 was asked for"):
-        Judge(source, images[:1], imgsz=96, target="openvino", range="mse")
-    judge = Judge(source, images[:1], imgsz=64, target="openvino", range="mse")
+        CalibrationScore(source, images[:1], imgsz=96, target="openvino", range="mse")
+    score = CalibrationScore(source, images[:1], imgsz=64, target="openvino", range="mse")
     with pytest.raises(DataError, match="the calibration set is empty"):
-        judge([])
+        score([])
