@@ -6,7 +6,8 @@ Usage: YOLO_COMPRESS_DATA=DIR nice python -m benchmarks.calib_cover [eval|tune .
 `eval` is what the claim is about: images from the training images, accuracy on the validation images. `tune` compares
 choices without looking at those: images from the one folder of training images, accuracy on the other. The best of some
 sets is chosen for each range anew, by what a model quantized on them detects on training images. Quantizers are those
-of the `tensorrt` form, computed as they are written. Rows that a call before has measured are kept.
+of the `tensorrt` form, computed as they are written. Rows that a call before has measured are kept; those whose way is
+that activations were covered too are of a form that has been given up, and cannot be measured again.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from yolo_compress import pipeline
+from yolo_compress import pipeline, run_record
 from yolo_compress import recipe as recipes
 from yolo_compress.bench import BenchResult, Candidate
 from yolo_compress.building import PROJECT, build, read_section
@@ -397,15 +397,15 @@ def report(
     limits = Limits(latency, size, max_drop)
     if bench is not None:
         file = Path(bench)
-        return write_report(_read_bench(file), None, file.parent, limits=limits, pictures=file.parent)
+        return write_report(BenchResult.read(file).to_dict(), None, file.parent, limits=limits, pictures=file.parent)
     folder = Path(str(run)).resolve()
-    record = pipeline.read_record(folder)
-    measured = pipeline.bench_of(folder, record)
+    record = run_record.read_record(folder)
+    measured = run_record.bench_of(folder, record)
     if measured is None:
         raise DataError(
             f"the run in '{folder}' has measured nothing yet; go on with: yolo-compress run resume={folder}"
         )
-    pictures, folds = pipeline.files_of(folder, record)["bench"].parent, pipeline.read_folds(folder, record)
+    pictures, folds = run_record.files_of(folder, record)["bench"].parent, run_record.read_folds(folder, record)
     return write_report(measured, record, folder, limits=limits, pictures=pictures, folds=folds)
 
 
@@ -431,9 +431,3 @@ def _labels(paths: Sequence[Path]) -> list[str]:
 def _counts(path: Path, imgsz: int) -> dict[str, Any]:
     described = describe(path, imgsz)
     return {"params": described.params, "gflops": described.gflops}
-
-
-def _read_bench(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        raise DataError(f"'{file}' does not exist; measure first with: yolo-compress bench model=... data=...")
-    return BenchResult.from_json(file.read_text(encoding="utf-8"), source=str(file)).to_dict()

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 import tempfile
 import time
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from yolo_compress import recipe as recipes
-from yolo_compress.artifacts import atomic_write, sha256_path
+from yolo_compress.artifacts import sha256_path
 from yolo_compress.bench.machine import describe_machine, package_versions
 from yolo_compress.calibrate import read_manifest
 from yolo_compress.context import Context, StageResult, context_for
@@ -24,11 +23,19 @@ from yolo_compress.host.folds import write_folds
 from yolo_compress.recipe import Recipe
 from yolo_compress.recipe.distill import SELF
 from yolo_compress.report import write_report
+from yolo_compress.run_record import (
+    FOLDS,
+    RECORD,
+    SCHEMA_VERSION,
+    bench_of,
+    files_of,
+    float_accuracies,
+    read_folds,
+    read_record,
+    save_record,
+)
 from yolo_compress.stages import planned
 
-SCHEMA_VERSION = 1
-RECORD = "run.json"
-FOLDS = "folds"  # the folder of their data sets and runs, and what the record says of them
 MEASURING = ("native", "bench")  # the stages whose results depend on what else the machine does
 Progress = Callable[[str], None]
 
@@ -106,7 +113,7 @@ def run(
         "device": describe_machine(),
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
-    _save(run_dir, record)
+    save_record(run_dir, record)
     progress(f"run: {run_dir}")
     return _go_on(run_dir, record, progress)
 
@@ -141,29 +148,6 @@ def resume(run_dir: str | Path, *, progress: Progress = print) -> RunResult:
     return _go_on(folder, record, progress)
 
 
-def read_record(run_dir: Path) -> dict[str, Any]:
-    """Read run.json.
-
-    Raises:
-        DataError: It is missing, damaged, or from a newer version.
-    """
-    file = run_dir / RECORD
-    if not file.is_file():
-        raise DataError(
-            f"'{run_dir}' holds no {RECORD}; give the folder of a run, such as resume=runs/compress/edge-cpu"
-        )
-    try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise DataError(f"'{file}' is damaged ({error}); start a new run") from error
-    if record.get("schema_version") != SCHEMA_VERSION:
-        raise DataError(
-            f"'{file}' has schema_version {record.get('schema_version')} and this yolo_compress reads "
-            f"{SCHEMA_VERSION}; use the version that wrote it, or start a new run"
-        )
-    return record
-
-
 def _go_on(run_dir: Path, record: dict[str, Any], progress: Progress) -> RunResult:
     context = _context(run_dir, record, progress)
     stages = planned(context.recipe)
@@ -187,14 +171,14 @@ def _go_on(run_dir: Path, record: dict[str, Any], progress: Progress) -> RunResu
         record["stages"].append(entry)
         if verdict == "stop":
             record["status"] = "gate not met"
-            _save(run_dir, record)
+            save_record(run_dir, record)
             raise GateNotMet(f"{entry['notes'][-1]}; the run so far is in '{run_dir}'")
-        _save(run_dir, record)
+        save_record(run_dir, record)
     if record["settings"].get("folds", 0):
         _report(run_dir, record)  # what the folds take hours to add to is there already
         _run_folds(run_dir, record, context)
     record["status"] = "done"
-    _save(run_dir, record)
+    save_record(run_dir, record)
     return RunResult(run_dir, _report(run_dir, record), "done", record)
 
 
@@ -254,33 +238,7 @@ def _run_folds(run_dir: Path, record: dict[str, Any], context: Context) -> None:
             hint = f"interrupted in fold {number}; go on with: yolo-compress run resume={run_dir}"
             raise KeyboardInterrupt(hint) from error
         ended.append(entry)
-        _save(run_dir, record)
-
-
-def bench_of(run_dir: Path, record: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the content of the `bench.json` of a run, or None where nothing has been measured yet."""
-    file = files_of(run_dir, record).get("bench")
-    return None if file is None else json.loads(file.read_text(encoding="utf-8"))
-
-
-def read_folds(run_dir: Path, record: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return what a report says of folds, which is how many there are and what each one measured; None without.
-
-    Raises:
-        DataError: The record of a fold is missing or damaged.
-    """
-    if not record.get("folds"):
-        return None
-    runs = []
-    for entry in record["folds"]:
-        folder = run_dir / FOLDS / str(entry["number"]) / "run"
-        fold = read_record(folder) if (folder / RECORD).is_file() else {"stages": []}  # it failed before it had one
-        notes = [f"stage {stage['name']}: {note}" for stage in fold["stages"] for note in stage["notes"]]
-        runs.append({**entry, "bench": bench_of(folder, fold), "notes": notes})
-    count = record["settings"]["folds"]
-    lists = [run_dir / FOLDS / str(number) / "val.txt" for number in range(1, count + 1)]
-    images = sum(len(file.read_text(encoding="utf-8").splitlines()) for file in lists)
-    return {"folds": count, "images": images, "runs": runs}
+        save_record(run_dir, record)
 
 
 def _gate(recipe: Recipe, record: dict[str, Any], entry: dict[str, Any]) -> str:
@@ -370,20 +328,6 @@ def _entry(run_dir: Path, name: str, result: StageResult, *, seconds: float) -> 
     }
 
 
-def files_of(run_dir: Path, record: Mapping[str, Any]) -> dict[str, Path]:
-    """Return the files that the stages of a run have made and kept, by name."""
-    found: dict[str, Path] = {}
-    for stage in record["stages"]:
-        found |= {name: run_dir / kept["path"] for name, kept in stage["outputs"].items()}
-    return found
-
-
-def float_accuracies(record: Mapping[str, Any]) -> tuple[float, ...]:
-    """Return the accuracies of the checkpoints that stages made and kept, in order."""
-    made = [stage["metrics"] for stage in record["stages"] if "checkpoint" in stage["outputs"]]
-    return tuple(metrics["map50_95"] for metrics in made if metrics.get("map50_95") is not None)
-
-
 def new_folder(project: Path, name: str) -> Path:
     """Make a folder for a run or a sweep, numbered where there is one of that name.
 
@@ -405,7 +349,3 @@ def new_folder(project: Path, name: str) -> Path:
             raise OutputError(f"cannot write to '{project}': {error.strerror}; give another project=DIR") from error
         return folder.resolve()
     raise OutputError(f"'{project}' holds 10,000 runs called '{name}'; give another name=NAME")
-
-
-def _save(run_dir: Path, record: Mapping[str, Any]) -> None:
-    atomic_write(run_dir / RECORD, json.dumps(record, indent=1, default=str) + "\n")

@@ -27,7 +27,7 @@ LEVELS = (
     ("report",),
     ("context",),
     ("calibrating", "measuring", "quantizing"),
-    ("stages",),
+    ("run_record", "stages"),
     ("building", "pipeline", "sensitivity"),
     ("classes",),
     ("sweep",),

@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from tests.tiny import tiny_model, write_data
-from yolo_compress import api, pipeline, stages
+from yolo_compress import api, pipeline, run_record, stages
 from yolo_compress import recipe as recipes
 from yolo_compress.context import context_for
 from yolo_compress.errors import DataError, GateNotMet, OutputError, RecipeError, ResumeMismatch, UsageError
@@ -127,7 +127,7 @@ def test_killed_in_every_stage_each_is_done_once(killed_run):
 
 def test_the_report_holds_every_candidate_with_accuracy_and_ratio(killed_run):
     run_dir, _ = killed_run
-    record = pipeline.read_record(run_dir)
+    record = run_record.read_record(run_dir)
     bench = json.loads((run_dir / record["stages"][-1]["outputs"]["bench"]["path"]).read_text())
     assert [row["label"] for row in bench["rows"]] == ["native:fp32", "ours:openvino:fp32", "ours:openvino:int8"]
     html = (run_dir / "report.html").read_text()
@@ -138,7 +138,7 @@ def test_the_report_holds_every_candidate_with_accuracy_and_ratio(killed_run):
 
 def test_the_trained_checkpoint_is_pruned_and_stock(killed_run, inputs):
     run_dir, _ = killed_run
-    record = pipeline.read_record(run_dir)
+    record = run_record.read_record(run_dir)
     metrics = {stage["name"]: stage["metrics"] for stage in record["stages"]}
     assert metrics["train"]["params"] == metrics["prune"]["params"] < 0.85 * metrics["baseline"]["params"]
     code = (
@@ -160,7 +160,7 @@ def test_resuming_a_finished_run_does_nothing_again(killed_run):
     result = pipeline.resume(run_dir, progress=lines.append)
     assert result.status == "done"
     assert not [line for line in lines if line.startswith("stage ")]
-    assert json.loads(before)["stages"] == pipeline.read_record(run_dir)["stages"]
+    assert json.loads(before)["stages"] == run_record.read_record(run_dir)["stages"]
 
 
 def test_a_report_can_be_written_anew(killed_run):
@@ -238,7 +238,7 @@ def test_a_gate_that_is_not_met_stops_and_says_what_was_spent(inputs, tmp_path, 
         GateNotMet, match=r"stage train is 5\.00 mAP points below the given model, and the gate allows 2"
     ):
         _start(inputs, tmp_path, SHORT + "gates: {train: 2}\n")
-    record = pipeline.read_record(tmp_path / "runs/short")
+    record = run_record.read_record(tmp_path / "runs/short")
     assert record["status"] == "gate not met"
     assert GateNotMet.exit_code == 3
 
@@ -251,7 +251,7 @@ def test_a_gate_that_is_met_passes(inputs, tmp_path, figures):
 def test_stepping_back_returns_to_the_given_model(inputs, tmp_path, figures):
     figures += [0.5, 0.1, 0.3]
     result = _start(inputs, tmp_path, SHORT + "gates: {train: 2, on_fail: step_back}\n")
-    assert pipeline.files_of(result.run_dir, result.record)["checkpoint"] == inputs / "model.pt"
+    assert run_record.files_of(result.run_dir, result.record)["checkpoint"] == inputs / "model.pt"
     assert "the run went on from what was there before" in result.record["stages"][-1]["notes"][-1]
 
 

@@ -13,7 +13,7 @@ from tests.unit.bench.samples import result, row
 from yolo_compress import api, pipeline
 from yolo_compress import recipe as recipes
 from yolo_compress.context import StageResult
-from yolo_compress.errors import GateNotMet, OutputError, UnsupportedModel, UsageError
+from yolo_compress.errors import DataError, GateNotMet, OutputError, UnsupportedModel, UsageError
 
 RECIPE = {"schema_version": 1, "name": "few", "quantize": {"range": "minmax"}, "bench": {"rounds": 5}}
 
@@ -126,6 +126,20 @@ def test_a_run_cut_off_in_a_fold_goes_on_there(fakes, make_checkpoint, data, tmp
     assert not list((folder / "folds").glob("*/run2"))
     again = api.report(run=folder)
     assert "## Cross-validated" in again.markdown.read_text()
+
+
+@pytest.mark.parametrize("place", ["", "folds/2/run/"])
+def test_a_benchmark_that_is_damaged_is_named_and_the_report_stays(fakes, make_checkpoint, data, tmp_path, place):
+    folder = run(make_checkpoint, data, tmp_path).run_dir
+    before = (folder / "report.md").read_bytes()
+    (file,) = (folder / place).glob("*-bench/bench.json")
+    file.write_text('{"schema_version": 1')
+    with pytest.raises(DataError, match=rf"'{file}' is not JSON .*; give the bench.json that a benchmark wrote"):
+        api.report(run=folder)
+    file.unlink()
+    with pytest.raises(DataError, match=rf"'{file}' does not exist; measure first with: yolo-compress bench"):
+        api.report(run=folder)
+    assert (folder / "report.md").read_bytes() == before
 
 
 def test_a_fold_killed_before_its_record_was_there_begins_afresh(fakes, make_checkpoint, data, tmp_path):

@@ -199,6 +199,19 @@ class BenchResult:
         atomic_write(path, self.to_json())
 
     @classmethod
+    def read(cls, path: str | Path) -> BenchResult:
+        """Read a `bench.json`.
+
+        Raises:
+            DataError: There is none, or it is damaged.
+            UsageError: A newer yolo_compress wrote it.
+        """
+        file = Path(path)
+        if not file.is_file():
+            raise DataError(f"'{file}' does not exist; measure first with: yolo-compress bench model=... data=...")
+        return cls.from_json(file.read_text(encoding="utf-8"), source=str(file))
+
+    @classmethod
     def from_json(cls, text: str, *, source: str = "bench.json") -> BenchResult:
         """Read what `to_json` returned.
 

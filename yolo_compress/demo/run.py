@@ -145,10 +145,10 @@ def _accuracy(checkpoint: Path, data: Path) -> float:
 
 def _compress(recipe: Recipe, student: Path, data: Path, folder: Path, progress: Progress) -> RunResult:
     """Run the recipe, or go on with an earlier run of it on the same files; one on other files is replaced."""
-    from yolo_compress import pipeline
+    from yolo_compress import pipeline, run_record
 
     earlier = folder / RUN
-    record = _read(earlier / pipeline.RECORD)
+    record = _read(earlier / run_record.RECORD)
     if record.get("recipe") == recipe.model_dump(mode="json"):
         try:
             return pipeline.resume(earlier, progress=progress)

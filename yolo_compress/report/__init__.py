@@ -54,7 +54,7 @@ def write_report(
         limits: What a recommended candidate keeps to, over the limits that the benchmark was given.
         pictures: Folder of the benchmark, whose pictures before and after are shown where it has some.
         sweep: The content of a `sweep.json`, for the table of trials.
-        folds: What `pipeline.read_folds` returns, for cross-validated figures.
+        folds: What `run_record.read_folds` returns, for cross-validated figures.
 
     Raises:
         DataError: `bench` has no rows, or its pictures are damaged.

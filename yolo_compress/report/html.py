@@ -41,7 +41,7 @@ def page(
         limits: What a recommended candidate keeps to.
         pairs: Pictures before and after.
         sweep: The content of a `sweep.json`, or None.
-        folds: What `pipeline.read_folds` returns, or None.
+        folds: What `run_record.read_folds` returns, or None.
 
     Raises:
         MissingDependency: jinja2 is not installed.

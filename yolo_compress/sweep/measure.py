@@ -69,7 +69,7 @@ def groups(artifacts: Sequence[Artifact]) -> list[Sequence[Artifact]]:
 
 def merged(folder: Path, files: Sequence[str]) -> BenchResult | None:
     """Return the groups of a sweep as one result, whose times compare by their ratios; None where there is none."""
-    found = [read_bench(folder / file) for file in files]
+    found = [BenchResult.read(folder / file) for file in files]
     if not found:
         return None
     first, *others = found
@@ -83,16 +83,6 @@ def merged(folder: Path, files: Sequence[str]) -> BenchResult | None:
         "groups, milliseconds only within one"
     )
     return replace(first, rows=rows, notes=(*said, split))
-
-
-def read_bench(file: Path) -> BenchResult:
-    """Read one group.
-
-    Raises:
-        DataError: It is missing or damaged.
-    """
-    text = file.read_text(encoding="utf-8") if file.is_file() else ""
-    return BenchResult.from_json(text, source=str(file))
 
 
 def labels(number: int, artifacts: Mapping[str, Any]) -> dict[str, str]:

@@ -13,6 +13,7 @@ from typing import Any
 from yolo_compress import pipeline
 from yolo_compress import recipe as recipes
 from yolo_compress.artifacts import size_bytes
+from yolo_compress.bench import BenchResult
 from yolo_compress.bench.machine import describe_machine, package_versions
 from yolo_compress.errors import CompressError, ResumeMismatch, UsageError, require
 from yolo_compress.recipe import Recipe
@@ -217,7 +218,7 @@ class Sweep(Plan):
 
     def measured(self) -> dict[str, Mapping[str, Any]]:
         """Return what was measured of each artifact, by label."""
-        results = [measuring.read_bench(self.folder / file) for file in self.record["benches"]]
+        results = [BenchResult.read(self.folder / file) for file in self.record["benches"]]
         return {row.label: vars(row) for result in results for row in result.rows}
 
     def save(self) -> None:

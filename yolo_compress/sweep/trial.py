@@ -16,7 +16,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Protocol
 
-from yolo_compress import pipeline
+from yolo_compress import pipeline, run_record
 from yolo_compress import recipe as recipes
 from yolo_compress.artifacts import atomic_write
 from yolo_compress.errors import CompressError, DataError, GateNotMet, UsageError
@@ -195,7 +195,7 @@ def died(job: Job, how: str) -> Outcome:
 
 def _run(job: Job, folder: Path, progress: Progress) -> Outcome:
     place = folder / RUN
-    if (place / pipeline.RECORD).is_file():
+    if (place / run_record.RECORD).is_file():
         result = pipeline.resume(place, progress=progress)
     else:
         shutil.rmtree(place, ignore_errors=True)  # cut off before anything was recorded
@@ -211,7 +211,7 @@ def _run(job: Job, folder: Path, progress: Progress) -> Outcome:
             bench=False,
             progress=progress,
         )
-    files = pipeline.files_of(Path(RUN), result.record)
+    files = run_record.files_of(Path(RUN), result.record)
     engines = {name: str(path) for name, path in files.items() if ":" in name}
     notes = tuple(note for stage in result.record["stages"] for note in stage["notes"])
     return Outcome("done", artifacts=engines or {"checkpoint": str(files["checkpoint"])}, notes=notes, **_found(folder))
@@ -220,7 +220,7 @@ def _run(job: Job, folder: Path, progress: Progress) -> Outcome:
 def _found(folder: Path) -> dict[str, Any]:
     """Return what the stages of a run that may not have ended took and measured."""
     try:
-        record = pipeline.read_record(folder / RUN)
+        record = run_record.read_record(folder / RUN)
     except CompressError:
         return {}
     figures: dict[str, Any] = {}
@@ -228,7 +228,7 @@ def _found(folder: Path) -> dict[str, Any]:
         if stage["outputs"]:  # a stage that a gate took back says nothing of what is left
             known = {name: stage["metrics"].get(name) for name in ("map50_95", "params", "gflops")}
             figures |= {name: value for name, value in known.items() if value is not None}
-    floating = pipeline.float_accuracies(record)
+    floating = run_record.float_accuracies(record)
     figures |= {"float_map50_95": floating[-1]} if floating else {}
     return {"figures": figures, "seconds": round(sum(stage["seconds"] for stage in record["stages"]), 3)}
 
@@ -236,7 +236,7 @@ def _found(folder: Path) -> dict[str, Any]:
 def _note_attempt(folder: Path) -> int:
     """Append to the list of attempts, which says when, where and after which finished stages each one began."""
     try:
-        done = [stage["name"] for stage in pipeline.read_record(folder / RUN)["stages"]]
+        done = [stage["name"] for stage in run_record.read_record(folder / RUN)["stages"]]
     except CompressError:
         done = []
     now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
