@@ -58,6 +58,7 @@ def measured(
         imgsz=context.imgsz,
         device=context.device,
         rounds=section.rounds,
+        margin=section.margin,
         warmup=section.warmup,
         threads=section.threads,
         images=section.images,

@@ -24,6 +24,8 @@ LONGEST_REST_S = 0.5
 # After a rest, and after other candidates, threads sleep and weights are out of the caches, and the first inference is
 # slower than those that follow. A device that keeps running one model, and the runtimes' own tools, do not see that.
 LEAD = 1
+# A machine with neighbours needs more rounds than a quiet one before a ratio is known as well.
+MOST = 4  # times as many rounds as asked for, at most
 
 Infer = Callable[[np.ndarray], np.ndarray]
 
@@ -74,6 +76,7 @@ def time_alternately(
     finish: Callable[[np.ndarray], Any],
     rounds: int,
     warmup: int,
+    margin: float = 0.0,
     settle_ms: float = 0.0,
     lead: int = LEAD,
     watch: Watch = SYSTEM,
@@ -87,19 +90,22 @@ def time_alternately(
         finish: Post-processing of a raw output.
         rounds: Rounds that count.
         warmup: Rounds before them that do not.
+        margin: As many rounds are added, up to `MOST` times in all, until the interval of each ratio to the first
+            candidate ends within this share of its median; 0 adds none.
         settle_ms: Least rest before a candidate's turn; it lasts until the process is idle.
         lead: Inferences of the candidate between that rest and the one that is timed.
         watch: What tells the time.
         progress: Takes a line now and then.
     """
-    preprocess = np.zeros(rounds)
-    inference = np.zeros((rounds, len(infer)))
-    postprocess = np.zeros((rounds, len(infer)))
-    clock = watch.clock
+    most = MOST * rounds if margin else rounds
+    preprocess = np.zeros(most)
+    inference = np.zeros((most, len(infer)))
+    postprocess = np.zeros((most, len(infer)))
+    clock, told, done = watch.clock, rounds, most
     restless = 0
     next_line = clock() + 10
     with no_garbage_collection():
-        for index in range(-warmup, rounds):
+        for index in range(-warmup, most):
             restless += not rest(settle_ms, watch)
             begin = clock()
             image = prepare(index + warmup)
@@ -117,10 +123,35 @@ def time_alternately(
                 if index >= 0:
                     inference[index, candidate] = middle - begin
                     postprocess[index, candidate] = end - middle
+            if index + 1 == told and told < most:
+                if (reached := widest_margin(inference[:told])) <= margin:
+                    done = told
+                    break
+                told += rounds
+                known = "not known yet" if math.isinf(reached) else f"known to {100 * reached:.1f} %"
+                progress(f"latency: ratios are {known}, {told} rounds")
             if clock() > next_line:
-                progress(f"latency: round {max(index + 1, 0)}/{rounds}")
+                progress(f"latency: round {max(index + 1, 0)}/{told}")
                 next_line = clock() + 10
-    return Timings(preprocess, inference, postprocess, restless)
+    return Timings(preprocess[:done], inference[:done], postprocess[:done], restless)
+
+
+def widest_margin(inference: np.ndarray) -> float:
+    """Return how far the interval of a ratio to the first candidate reaches from its median, as a share of it.
+
+    Args:
+        inference: Seconds (rounds, candidates).
+
+    Returns:
+        The widest of all candidates; 0 for one alone, infinite for too few rounds.
+    """
+    widest = 0.0
+    for samples in inference.T[1:]:
+        ratios = samples / inference[:, 0]
+        middle, interval = float(np.median(ratios)), median_interval(ratios)
+        reach = math.inf if interval is None else max(middle - interval[0], interval[1] - middle) / middle
+        widest = max(widest, reach)
+    return widest
 
 
 def rest(least_ms: float, watch: Watch = SYSTEM) -> bool:

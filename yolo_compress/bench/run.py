@@ -32,6 +32,7 @@ from yolo_compress.host.detect import postprocess
 TIMING_IMAGES = 32  # decoded validation images that the timed rounds go through in turn
 SETTLE_MS = 5.0
 MIN_ACCURACY_SHARE = 0.5
+MARGIN = 0.01  # that ratios of latencies are to be known within
 
 
 def run_bench(
@@ -42,6 +43,7 @@ def run_bench(
     device: str = "cpu",
     rounds: int = 50,
     warmup: int = 5,
+    margin: float = MARGIN,
     threads: int | None = None,
     images: int | None = None,
     batch: int | None = None,
@@ -65,6 +67,8 @@ def run_bench(
         device: Where the engines run.
         rounds: Timed rounds; in each one every candidate runs once.
         warmup: Rounds before them that do not count.
+        margin: Rounds are added, up to four times as many in all, until each ratio of latencies is known within this
+            share; 0 adds none.
         threads: Threads of each runtime; its own default when not given.
         images: Validation images to use, evenly spaced over all of them; all when not given.
         batch: Batch size of a second throughput measurement; not done when not given.
@@ -87,6 +91,8 @@ def run_bench(
     _check(
         candidates, rounds=rounds, warmup=warmup, images=images, batch=batch, streams=streams, share=min_accuracy_share
     )
+    if not margin >= 0:
+        raise UsageError(f"margin={margin} is no share of a ratio; give 0.01, or 0 to add no rounds")
     if power and not power_seconds > 0:
         raise UsageError(f"power_seconds={power_seconds} is no length of time; give 30 or more")
     chosen = evenly(data.val, images)
@@ -124,13 +130,14 @@ def run_bench(
                 imgsz=imgsz,
                 progress=progress,
             )
-        rows, preprocess_ms = _speeds(
+        rows, preprocess_ms, timed = _speeds(
             rows,
             [session for _, session in sessions],
             chosen,
             imgsz=imgsz,
             rounds=rounds,
             warmup=warmup,
+            margin=margin,
             batch=batch,
             settle_ms=settle_ms,
             progress=progress,
@@ -166,8 +173,10 @@ def run_bench(
         imgsz=imgsz,
         device=device,
         settings={
-            "rounds": rounds,
+            "rounds": timed,
+            "rounds_asked": rounds,
             "warmup": warmup,
+            "margin": margin,
             "threads": threads,
             "batch": batch,
             "streams": streams,
@@ -217,14 +226,15 @@ def _speeds(
     imgsz: int,
     rounds: int,
     warmup: int,
+    margin: float,
     batch: int | None,
     settle_ms: float,
     progress: Callable[[str], None],
-) -> tuple[list[BenchRow], float | None]:
-    """Time the rows that are not refused; the others come back as they are."""
+) -> tuple[list[BenchRow], float | None, int]:
+    """Time the rows that are not refused, the others come back as they are; return how many rounds were timed too."""
     kept = [index for index, row in enumerate(rows) if row.status == "ok"]
     if not kept:
-        return rows, None
+        return rows, None, 0
     pictures = [read_image(path) for path in evenly(images, TIMING_IMAGES)]
     infer = [sessions[index].infer for index in kept]
     progress(f"bench: latency of {len(kept)} candidates in {rounds} rounds")
@@ -234,6 +244,7 @@ def _speeds(
         finish=lambda raw: postprocess(raw, conf=accuracy.DEPLOYED_CONF, iou=accuracy.IOU, max_det=accuracy.MAX_DET),
         rounds=rounds,
         warmup=warmup,
+        margin=margin,
         settle_ms=settle_ms,
         progress=progress,
     )
@@ -272,7 +283,7 @@ def _speeds(
         if isinstance(session, TimedSession):
             progress(f"bench: GPU time of {rows[index].label}")
             rows[index] = replace(rows[index], gpu=gpu_latency.measure(session, inputs))
-    return rows, float(np.median(timings.preprocess)) * 1e3
+    return rows, float(np.median(timings.preprocess)) * 1e3, len(timings.inference)
 
 
 def _with_batch(row: BenchRow, session: Session, inputs: list[np.ndarray], *, batch: int, images: int) -> BenchRow:

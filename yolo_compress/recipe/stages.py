@@ -182,6 +182,13 @@ class BenchSection(Section):
     )
     rounds: int = option(100, "Timed rounds; in each one every candidate runs once.", flag="bench_rounds", ge=3)
     warmup: int = option(10, "Rounds that are not counted.", flag="bench_warmup", ge=0)
+    margin: float = option(
+        0.01,
+        "Rounds are added, up to four times as many in all, until ratios of latencies are known within this share; 0 "
+        "adds none.",
+        flag="bench_margin",
+        ge=0,
+    )
     threads: int | None = option(None, "Threads of each runtime; all cores when not given.", flag="bench_threads", ge=1)
     images: int | None = option(None, "Validation images to use; all when not given.", flag="bench_images", ge=1)
     batch: int | None = option(

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from yolo_compress.bench.latency import (
     LEAD,
+    MOST,
     SAMPLES_FOR,
     Watch,
     median_interval,
@@ -23,6 +24,7 @@ from yolo_compress.bench.latency import (
     summarize,
     throughput,
     time_alternately,
+    widest_margin,
 )
 
 
@@ -135,6 +137,36 @@ def test_what_a_rest_and_the_others_cost_is_not_charged():
 
     np.testing.assert_allclose(timed(1), [[0.01, 0.02]] * 8, atol=1e-12)
     assert (timed(0) > [0.0149, 0.0299]).any(axis=0).all()
+
+
+def test_no_round_is_added_where_ratios_are_known():
+    assert run(Machine(), [0.010, 0.004], margin=0.01).inference.shape == (12, 2)
+
+
+def test_rounds_are_added_until_ratios_are_known():
+    """A neighbour slows single calls by up to a third; each margin takes more rounds than the one above it."""
+    random = np.random.default_rng(0)
+    jitter = [1 + random.random() / 3 for _ in range(5000)]
+    taken = []
+    for margin in (0.0, 0.5, 0.12, 0.0001):
+        calls = iter(jitter)
+        timings = run(Machine(slowdown=lambda now, calls=calls: next(calls)), [0.010, 0.004, 0.02], margin=margin)
+        taken.append(len(timings.inference))
+        assert len(timings.preprocess) == len(timings.postprocess) == taken[-1]
+        if margin and taken[-1] < MOST * 12:
+            assert widest_margin(timings.inference) <= margin
+            before = timings.inference[: taken[-1] - 12]
+            assert len(before) == 0 or widest_margin(before) > margin
+    assert taken[0] == taken[1] == 12
+    assert 12 < taken[2] < MOST * 12 == taken[3]
+
+
+def test_a_margin_is_the_farther_end_of_the_widest_interval():
+    inference = np.array([[1.0, 2.0 + 0.01 * n, 3.0] for n in range(101)])
+    low, high = median_interval(inference[:, 1])
+    assert widest_margin(inference) == pytest.approx(max(2.5 - low, high - 2.5) / 2.5)
+    assert widest_margin(inference[:, :1]) == 0
+    assert widest_margin(inference[:5]) == float("inf")  # five rounds tell no interval
 
 
 def test_threads_that_spin_are_not_charged_to_the_next_candidate():

@@ -97,7 +97,7 @@ def bench(data, tmp_path, monkeypatch):
         monkeypatch.setattr(run, "engine_for", lambda path: measure.engine)
         monkeypatch.setattr(run, "measure_memory", lambda path, **_: memory_reading)
         candidates = [Candidate(label, tmp_path / label, "native", "same") for label in given]
-        options = {"rounds": 8, "warmup": 2, "settle_ms": 0, "progress": lambda line: None, **options}
+        options = {"rounds": 8, "warmup": 2, "margin": 0, "settle_ms": 0, "progress": lambda line: None, **options}
         return run_bench(candidates, options.pop("data", data), imgsz=imgsz, **options)
 
     return measure
@@ -125,6 +125,13 @@ def test_a_benchmark_measures_everything(bench, data):
     assert result.settings["rounds"] == 8
     assert "steal_s" in result.machine
     assert BenchResult.from_json(result.to_json()) == result
+
+
+def test_rounds_are_added_where_ratios_are_not_known(bench):
+    """No ratio of two sleeps is known to a millionth."""
+    result = bench({"a": {"sleep": 0.003}, "b": {"sleep": 0.002}}, rounds=6, margin=1e-6)
+    assert (result.settings["rounds"], result.settings["rounds_asked"]) == (24, 6)
+    assert [len(row.latency_ms_samples) for row in result.rows] == [24, 24]
 
 
 def test_several_streams_are_measured_where_asked_for_and_not_of_what_is_refused(bench, monkeypatch):
@@ -328,6 +335,7 @@ def test_a_data_set_without_val_images_is_refused(bench, data):
         ({"warmup": -1}, "warmup=-1 is too small; give at least 0"),
         ({"images": 0}, "images=0 is too small; give at least 1"),
         ({"batch": 0}, "batch=0 is too small; give at least 1"),
+        ({"margin": -0.1}, "margin=-0.1 is no share of a ratio; give 0.01, or 0 to add no rounds"),
         ({"min_accuracy_share": 1.5}, "min_accuracy_share=1.5 is not a share; give a number from 0 to 1"),
     ],
 )
