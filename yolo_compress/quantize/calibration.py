@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -70,33 +71,23 @@ class Runner:
         runtime = require("onnxruntime", extra="onnx", purpose="calibration")
         self.imgsz = imgsz
         self.input = model.graph.input[0].name
-        shape = [axis.dim_value for axis in model.graph.input[0].type.tensor_type.shape.dim]  # 0 where it is free
-        if shape[2:] != [imgsz, imgsz] and any(shape[2:]):
-            height, width = shape[2:]
-            raise UsageError(
-                f"the ONNX takes {width}x{height} images and imgsz={imgsz} was asked for; give imgsz={width}"
-            )
-        self.batch = shape[0] or 1  # one at a time where that is free, since every activation is held at once
+        self.batch = fixed_batch(model, imgsz)
         watched = onnx.ModelProto()
         watched.CopyFrom(model)
         del watched.graph.output[:]
         self.tensors = [name for name in tensors if name != self.input]
-        needed = _needed(model.graph, self.tensors)
+        nodes = needed(model.graph, self.tensors)
         del watched.graph.node[:]
-        watched.graph.node.extend(needed)
+        watched.graph.node.extend(nodes)
         watched.graph.output.extend(
             onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in self.tensors
         )
-        options = runtime.SessionOptions()
-        options.log_severity_level = 3
-        options.add_session_config_entry("session.disable_quant_qdq", "1")  # quantizers compute as they are written
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # waiting threads leave the CPU to us
         self.session = None
         if not self.tensors:
             return
         try:
             self.session = runtime.InferenceSession(
-                watched.SerializeToString(), options, providers=["CPUExecutionProvider"]
+                watched.SerializeToString(), runtime_options(runtime), providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # ONNX Runtime raises its own unrelated classes
             raise EngineError(f"ONNX Runtime cannot run the model for calibration: {error}") from error
@@ -124,11 +115,33 @@ class Runner:
                 progress(f"{what}: {done} of {len(images)} images")
 
 
-def _needed(graph: onnx.GraphProto, tensors: Sequence[str]) -> list[onnx.NodeProto]:
-    """Return the nodes that some tensors depend on, in their order."""
+def fixed_batch(model: onnx.ModelProto, imgsz: int) -> int:
+    """Return how many images a graph takes at once; one where that is free, since all activations are held.
+
+    Raises:
+        UsageError: The model was exported for another image size.
+    """
+    shape = [axis.dim_value for axis in model.graph.input[0].type.tensor_type.shape.dim]  # 0 where it is free
+    if shape[2:] != [imgsz, imgsz] and any(shape[2:]):
+        height, width = shape[2:]
+        raise UsageError(f"the ONNX takes {width}x{height} images and imgsz={imgsz} was asked for; give imgsz={width}")
+    return shape[0] or 1
+
+
+def runtime_options(runtime: ModuleType) -> Any:
+    """Return the options of a session in which quantizers compute as they are written."""
+    options = runtime.SessionOptions()
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # waiting threads leave the CPU to us
+    return options
+
+
+def needed(graph: onnx.GraphProto, tensors: Sequence[str], known: Container[str] = ()) -> list[onnx.NodeProto]:
+    """Return the nodes that some tensors depend on, in their order; those behind what is known are not needed."""
     wanted, nodes = set(tensors), []
     for node in reversed(graph.node):  # a graph is in topological order
         if wanted.intersection(node.output):
-            wanted.update(node.input)
+            wanted.update(name for name in node.input if name not in known)
             nodes.append(node)
     return nodes[::-1]

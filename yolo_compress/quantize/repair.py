@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from yolo_compress.quantize.affine import Affine
-from yolo_compress.quantize.calibration import Runner
 from yolo_compress.quantize.graph import Parameters, conv_options, float_parameters, function_behind, insert
 from yolo_compress.quantize.placement import Group, Layer, Placement, Wiring
 from yolo_compress.quantize.ranges import Function
 from yolo_compress.quantize.rounding import Moments, Rounder
+from yolo_compress.quantize.stepwise import Stepwise
 from yolo_compress.quantize.weights import WeightForm
 
 if TYPE_CHECKING:
@@ -68,9 +68,10 @@ def repair_layers(
     wiring = Wiring(model.graph)
     result, told = dict(parameters), dict[int, tuple[float, float]]()
     waves = waves_of(wiring, placement.layers)
+    floating, changed = Stepwise(images, imgsz), Stepwise(images, imgsz)
     for number, wave in enumerate(waves):
         quantized = insert(model, placement, quantizers, result, int32_bias=int32_bias)
-        for layer, seen in _look(model, quantized, wiring, wave, images, imgsz).items():
+        for layer, seen in _look(floating, changed, model, quantized, wiring, wave).items():
             weight, given = float_parameters(wiring, layer.node)[0], result[layer.node]
             codes, function = given.weight, function_behind(wiring, layer.node)
             assert codes is not None
@@ -180,21 +181,20 @@ class Seen:
 
 
 def _look(
+    floating: Stepwise,
+    changed: Stepwise,
     model: onnx.ModelProto,
     quantized: onnx.ModelProto,
     wiring: Wiring,
     wave: Sequence[Layer],
-    images: Sequence[Path],
-    imgsz: int,
 ) -> dict[Layer, Seen]:
     """Run both models up to the inputs of some layers."""
     by_output = {node.output[0]: node for node in quantized.graph.node}
     exact = {layer: wiring.nodes[layer.node].input[0] for layer in wave}
     got = {layer: by_output[wiring.nodes[layer.node].output[0]].input[0] for layer in wave}
     seen = {layer: Seen(float_parameters(wiring, layer.node)[0], wiring.nodes[layer.node]) for layer in wave}
-    floating = Runner(model, sorted(set(exact.values())), imgsz).run(images, "", None)
-    changed = Runner(quantized, sorted(set(got.values())), imgsz).run(images, "", None)
-    for number, (one, other) in enumerate(zip(floating, changed, strict=True)):
+    steps = floating.advance(model, list(exact.values())), changed.advance(quantized, list(got.values()))
+    for number, (one, other) in enumerate(zip(*steps, strict=True)):
         for layer, sums in seen.items():
             sums.add(one[exact[layer]], other[got[layer]], number)
     return seen
