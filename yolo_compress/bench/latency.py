@@ -24,8 +24,9 @@ LONGEST_REST_S = 0.5
 # After a rest, and after other candidates, threads sleep and weights are out of the caches, and the first inference is
 # slower than those that follow. A device that keeps running one model, and the runtimes' own tools, do not see that.
 LEAD = 1
-# A machine with neighbours needs more rounds than a quiet one before a ratio is known as well.
-MOST = 4  # times as many rounds as asked for, at most
+# A neighbour on the same machine slows all candidates, and small ones more than large ones. Ratios are therefore those
+# of the rounds that were disturbed least.
+QUIET_SHARE = 0.25
 
 Infer = Callable[[np.ndarray], np.ndarray]
 
@@ -44,12 +45,21 @@ SYSTEM = Watch(time.perf_counter, time.process_time, time.sleep)
 
 @dataclass(frozen=True)
 class Timings:
-    """Seconds: `preprocess` (rounds,), the others (rounds, candidates); `restless` counts rests that were cut short."""
+    """Seconds of each part of a round.
+
+    Attributes:
+        preprocess: (rounds,).
+        inference: (rounds, candidates).
+        postprocess: (rounds, candidates).
+        restless: Rests that were cut short.
+        quiet: Numbers of the rounds that were disturbed least, where that was looked at; ratios are taken of them.
+    """
 
     preprocess: np.ndarray
     inference: np.ndarray
     postprocess: np.ndarray
     restless: int = 0
+    quiet: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -76,7 +86,7 @@ def time_alternately(
     finish: Callable[[np.ndarray], Any],
     rounds: int,
     warmup: int,
-    margin: float = 0.0,
+    first: int = 0,
     settle_ms: float = 0.0,
     lead: int = LEAD,
     watch: Watch = SYSTEM,
@@ -90,28 +100,26 @@ def time_alternately(
         finish: Post-processing of a raw output.
         rounds: Rounds that count.
         warmup: Rounds before them that do not.
-        margin: As many rounds are added, up to `MOST` times in all, until the interval of each ratio to the first
-            candidate ends within this share of its median; 0 adds none.
+        first: Number of the first round, where earlier calls have timed some: inputs and orders go on from there.
         settle_ms: Least rest before a candidate's turn; it lasts until the process is idle.
         lead: Inferences of the candidate between that rest and the one that is timed.
         watch: What tells the time.
         progress: Takes a line now and then.
     """
-    most = MOST * rounds if margin else rounds
-    preprocess = np.zeros(most)
-    inference = np.zeros((most, len(infer)))
-    postprocess = np.zeros((most, len(infer)))
-    clock, told, done = watch.clock, rounds, most
+    preprocess = np.zeros(rounds)
+    inference = np.zeros((rounds, len(infer)))
+    postprocess = np.zeros((rounds, len(infer)))
+    clock = watch.clock
     restless = 0
     next_line = clock() + 10
     with no_garbage_collection():
-        for index in range(-warmup, most):
+        for index in range(-warmup, rounds):
             restless += not rest(settle_ms, watch)
             begin = clock()
-            image = prepare(index + warmup)
+            image = prepare(first + index + warmup)
             if index >= 0:
                 preprocess[index] = clock() - begin
-            for candidate in order(index + warmup, len(infer)):
+            for candidate in order(first + index + warmup, len(infer)):
                 restless += not rest(settle_ms, watch)
                 for _ in range(lead):
                     infer[candidate](image)
@@ -123,17 +131,25 @@ def time_alternately(
                 if index >= 0:
                     inference[index, candidate] = middle - begin
                     postprocess[index, candidate] = end - middle
-            if index + 1 == told and told < most:
-                if (reached := widest_margin(inference[:told])) <= margin:
-                    done = told
-                    break
-                told += rounds
-                known = "not known yet" if math.isinf(reached) else f"known to {100 * reached:.1f} %"
-                progress(f"latency: ratios are {known}, {told} rounds")
             if clock() > next_line:
-                progress(f"latency: round {max(index + 1, 0)}/{told}")
+                progress(f"latency: round {first + max(index + 1, 0)}/{first + rounds}")
                 next_line = clock() + 10
-    return Timings(preprocess[:done], inference[:done], postprocess[:done], restless)
+    return Timings(preprocess, inference, postprocess, restless)
+
+
+def quiet_rounds(inference: np.ndarray, fewest: int = 0) -> np.ndarray:
+    """Return the numbers of the quarter of the rounds that were disturbed least, in order.
+
+    How much a round was disturbed is the mean over its candidates of time over median time, so that all count alike.
+
+    Args:
+        inference: Seconds (rounds, candidates), all of one load: else the loads in which candidates happen to be fast
+            would be chosen, not the rounds.
+        fewest: Return at least as many, or all where there are fewer.
+    """
+    disturbed = (inference / np.median(inference, axis=0)).mean(axis=1)
+    count = max(math.ceil(QUIET_SHARE * len(inference)), min(fewest, len(inference)))
+    return np.sort(np.argsort(disturbed, kind="stable")[:count])
 
 
 def widest_margin(inference: np.ndarray) -> float:
@@ -181,11 +197,16 @@ def order(index: int, count: int) -> list[int]:
     return rotated[::-1] if (index // count) % 2 else rotated
 
 
-def summarize(inference: np.ndarray) -> list[LatencySummary]:
-    """Reduce seconds (rounds, candidates) to medians, percentiles and paired ratios to the first candidate."""
-    rows = []
+def summarize(inference: np.ndarray, quiet: np.ndarray | None = None) -> list[LatencySummary]:
+    """Reduce seconds (rounds, candidates) to medians, percentiles and paired ratios to the first candidate.
+
+    Args:
+        inference: Seconds (rounds, candidates).
+        quiet: Numbers of the rounds that ratios are taken of; all when not given.
+    """
+    rows, chosen = [], slice(None) if quiet is None else quiet
     for samples in inference.T:
-        ratios = samples / inference[:, 0]
+        ratios = samples[chosen] / inference[chosen, 0]
         low, middle, high = np.quantile(samples, [0.25, 0.5, 0.75])
         spread = float((high - low) / middle)
         rows.append(

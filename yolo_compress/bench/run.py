@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import numpy as np
 from yolo_compress.bench import accuracy, gpu_latency, latency, machine
 from yolo_compress.bench.bootstrap import RESAMPLES, SEED
 from yolo_compress.bench.energy import POWER_SECONDS, measure_energies
+from yolo_compress.bench.loads import LOADS, Loaded, time_over_loads
 from yolo_compress.bench.memory import measure_memory
 from yolo_compress.bench.peaks import Peaks
 from yolo_compress.bench.result import BenchResult, BenchRow, Candidate
@@ -65,7 +67,8 @@ def run_bench(
         data: Data set whose validation images are used.
         imgsz: Side of the square input in pixels.
         device: Where the engines run.
-        rounds: Timed rounds; in each one every candidate runs once.
+        rounds: Timed rounds, rounded up to a multiple of four; in each one every candidate runs once. They are spread
+            over four loads of all candidates.
         warmup: Rounds before them that do not count.
         margin: Rounds are added, up to four times as many in all, until each ratio of latencies is known within this
             share; 0 adds none.
@@ -103,17 +106,27 @@ def run_bench(
     stolen = machine.steal_seconds()
     record = machine.describe_machine()
     with ExitStack() as stack:
-        sessions = []
-        for candidate in candidates:
-            progress(f"bench: loading {candidate.label}")
-            engine = engine_for(candidate.path)
-            session = engine.load(candidate.path, device=device, threads=threads)
-            stack.callback(session.close)
+        progress(f"bench: loading {', '.join(candidate.label for candidate in candidates)}")
+        engines = [engine_for(candidate.path) for candidate in candidates]
+        loaded = Loaded(
+            [
+                partial(engine.load, candidate.path, device=device, threads=threads)
+                for engine, candidate in zip(engines, candidates, strict=True)
+            ]
+        )
+        stack.callback(loaded.close)
+        for candidate, session in zip(candidates, loaded.sessions, strict=True):
             _try_out(candidate, session, imgsz)
-            sessions.append((engine.name, session))
-        notes = check_classes(candidates, [name for name, _ in sessions], data)
+        names = [engine.name for engine in engines]
+        notes = check_classes(candidates, names, data)
         rows, objects = accuracy_rows(
-            candidates, sessions, data, chosen, imgsz=imgsz, witness=witness, progress=progress
+            candidates,
+            list(zip(names, loaded.sessions, strict=True)),
+            data,
+            chosen,
+            imgsz=imgsz,
+            witness=witness,
+            progress=progress,
         )
         rows = refusals(rows, candidates, min_accuracy_share)
         for row in rows:
@@ -123,7 +136,7 @@ def run_bench(
         if robustness is not None:
             rows = under_corruption(
                 rows,
-                [session for _, session in sessions],
+                loaded.sessions,
                 evenly(chosen, robustness.images),
                 robustness,
                 classes=len(data.names),
@@ -132,7 +145,7 @@ def run_bench(
             )
         rows, preprocess_ms, timed = _speeds(
             rows,
-            [session for _, session in sessions],
+            loaded,
             chosen,
             imgsz=imgsz,
             rounds=rounds,
@@ -146,7 +159,7 @@ def run_bench(
             pictures = [read_image(path) for path in evenly(chosen, TIMING_IMAGES)]
             rows, power_notes = measure_energies(
                 rows,
-                [session.infer for _, session in sessions],
+                [session.infer for session in loaded.sessions],
                 [accuracy.to_input(letterbox(picture, imgsz)[0]) for picture in pictures],
                 device=device,
                 seconds=power_seconds,
@@ -177,6 +190,7 @@ def run_bench(
             "rounds_asked": rounds,
             "warmup": warmup,
             "margin": margin,
+            "loads": timed // -(-rounds // LOADS),
             "threads": threads,
             "batch": batch,
             "streams": streams,
@@ -220,7 +234,7 @@ def _try_out(candidate: Candidate, session: Session, imgsz: int) -> None:
 
 def _speeds(
     rows: list[BenchRow],
-    sessions: Sequence[Session],
+    loaded: Loaded,
     images: Sequence[Path],
     *,
     imgsz: int,
@@ -236,10 +250,10 @@ def _speeds(
     if not kept:
         return rows, None, 0
     pictures = [read_image(path) for path in evenly(images, TIMING_IMAGES)]
-    infer = [sessions[index].infer for index in kept]
     progress(f"bench: latency of {len(kept)} candidates in {rounds} rounds")
-    timings = latency.time_alternately(
-        infer,
+    timings = time_over_loads(
+        loaded,
+        kept,
         lambda index: accuracy.to_input(letterbox(pictures[index % len(pictures)], imgsz)[0]),
         finish=lambda raw: postprocess(raw, conf=accuracy.DEPLOYED_CONF, iou=accuracy.IOU, max_det=accuracy.MAX_DET),
         rounds=rounds,
@@ -249,6 +263,8 @@ def _speeds(
         progress=progress,
     )
     inputs = [accuracy.to_input(letterbox(picture, imgsz)[0]) for picture in pictures]
+    sessions = loaded.sessions
+    infer = [sessions[index].infer for index in kept]
     progress(f"bench: throughput of {len(kept)} candidates")
     rates = latency.throughput(infer, inputs, images=max(rounds // 2, 2), settle_ms=settle_ms)
     unrest = (
@@ -258,7 +274,9 @@ def _speeds(
     )
     rows = list(rows)
     paired = kept[0] == 0
-    for column, (index, summary) in enumerate(zip(kept, latency.summarize(timings.inference), strict=True)):
+    for column, (index, summary) in enumerate(
+        zip(kept, latency.summarize(timings.inference, timings.quiet), strict=True)
+    ):
         unpaired = () if paired else (f"no latency ratio: the first candidate, {rows[0].label}, is refused",)
         rows[index] = replace(
             rows[index],

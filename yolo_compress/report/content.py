@@ -305,7 +305,7 @@ def method(bench: Mapping[str, Any]) -> list[str]:
         f"{number(row.get('yolo_val_map50_95'), 2, scale=100)} ({row['label']})" for row in bench["rows"]
     )
     return [
-        "Accuracy and latency of a candidate come from the same file and the same loaded session, at "
+        "Accuracy and latency of a candidate come from the same file, loaded in the same way, at "
         f"{bench.get('imgsz', ABSENT)} pixels.",
         f"Accuracy: {bench.get('images', ABSENT)} of {bench.get('images_available', ABSENT)} validation images of "
         f"{bench.get('data', ABSENT)} with {bench.get('objects', ABSENT)} objects, letterboxed to a square; score over "
@@ -319,7 +319,7 @@ def method(bench: Mapping[str, Any]) -> list[str]:
         "round every candidate has its turn on the same image, in changing order, after a rest of at least "
         f"{known['settle_ms']} ms in which threads stop spinning; of two inferences the second is timed. The ratio "
         f"is taken within each round to the first candidate, {bench['rows'][0]['label']}; its median and quartiles "
-        "are shown.",
+        + _which_rounds(known),
         f"Not part of a latency: preparing an image ({number(bench.get('preprocess_ms_p50'), 2)} ms, median) and "
         f"post-processing at a score above {known['postprocess_conf']} ({post}).",
         *_gpu_method(bench),
@@ -345,6 +345,16 @@ def _energy_method(bench: Mapping[str, Any]) -> list[str]:
         f"times the duration; idle power is the mean of {number(measured.get('idle_seconds'))} s before. Sensor: "
         f"{measured.get('sensor', ABSENT)}, {every} ({_plain(settings)})."
     ]
+
+
+def _which_rounds(settings: Mapping[str, Any]) -> str:
+    """End the sentence on ratios; files from before candidates were loaded several times do not tell how often."""
+    if "loads" not in settings:
+        return "are shown."
+    return (
+        "are those of the quarter of the rounds that were disturbed least. Rounds are spread over "
+        f"{settings['loads']} loads of all candidates."
+    )
 
 
 def _gpu_method(bench: Mapping[str, Any]) -> tuple[str, ...]:

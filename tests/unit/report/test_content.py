@@ -184,6 +184,9 @@ def test_the_method_names_the_settings_and_what_yolo_val_prints():
     ):
         assert part in text
     assert "-" in " ".join(content.method({"rows": [{"label": "a"}]}))  # settings that are not recorded
+    assert "its median and quartiles are shown." in text
+    now = {**plain(row("a")), "settings": {**plain(row("a"))["settings"], "loads": 8}}
+    assert "disturbed least. Rounds are spread over 8 loads of all candidates." in " ".join(content.method(now))
 
 
 def test_markdown_is_a_table_with_numbers_to_the_right():
