@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from yolo_compress.errors import EngineError, require
+from yolo_compress.errors import DataError, EngineError, require
 from yolo_compress.host.data import image_batches
 from yolo_compress.quantize.calibration import fixed_batch, needed, runtime_options
 
@@ -40,9 +40,12 @@ class Stepwise:
             tensors: What is looked at, outputs of nodes or the input itself.
 
         Raises:
+            DataError: There are no images.
             UsageError: The model was exported for another image size.
             EngineError: ONNX Runtime cannot run the model.
         """
+        if not self.images:
+            raise DataError("there are no images to repair layers by; give data=FILE.yaml with training images")
         graph = model.graph
         image = graph.input[0].name
         if not self._done:
@@ -60,7 +63,8 @@ class Stepwise:
         for kept in self._kept:
             given = {value.name: kept[value.name] for value in session.get_inputs()} if session else {}
             found = dict(zip(outputs, session.run(None, given), strict=True)) if session else {}
-            yield {name: found.get(name, kept.get(name)) for name in tensors}
+            known = {**kept, **found}
+            yield {name: known[name] for name in tensors}
             kept.update({name: found[name] for name in outputs if name in made})
             for name in kept.keys() - later:
                 del kept[name]

@@ -8,7 +8,7 @@ import onnx
 import pytest
 
 from tests.tiny import FAMILIES
-from yolo_compress.errors import UsageError
+from yolo_compress.errors import DataError, UsageError
 from yolo_compress.quantize import SCHEMES, quantize_onnx
 from yolo_compress.quantize.calibration import Runner
 from yolo_compress.quantize.placement import Wiring, place
@@ -79,6 +79,11 @@ def test_what_a_later_step_changes_is_seen(graphs, images):
     found = list(run.advance(model, [convs[1].output[0]]))
     for values, expected in zip(found, Runner(model, [convs[1].output[0]], 64).run(images, "", None), strict=True):
         np.testing.assert_allclose(values[convs[1].output[0]], expected[convs[1].output[0]], rtol=1e-4, atol=1e-4)
+
+
+def test_no_images_are_refused(graphs):
+    with pytest.raises(DataError, match=r"there are no images to repair layers by; give data=FILE\.yaml"):
+        list(Stepwise([], 64).advance(onnx.load(str(graphs / "yolov8n.onnx")), []))
 
 
 def test_another_image_size_is_refused(graphs, images):
