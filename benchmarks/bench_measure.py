@@ -198,9 +198,16 @@ def _bench(files: _Files, out: Path) -> list[dict[str, Any]]:
     begin = time.perf_counter()
     rows = bench_rows(models, files.made.data.path, out, imgsz=IMGSZ, rounds=ROUNDS, threads=THREADS)
     seconds = time.perf_counter() - begin
+    settings = json.loads((out / "bench.json").read_text(encoding="utf-8"))["settings"]
+    told = {key: settings[key] for key in ("rounds", "rounds_disturbed", "waited_s")}
     kept = ("label", "latency_ms_p50", "latency_ratio_p50", "latency_ratio_interval", "noisy")
     return [
-        {**{key: row[key] for key in kept}, "map50_95_points": 100 * row["map50_95"], "command_seconds": seconds}
+        {
+            **{key: row[key] for key in kept},
+            "map50_95_points": 100 * row["map50_95"],
+            "command_seconds": seconds,
+            **told,
+        }
         for row in rows
     ]
 

@@ -59,6 +59,7 @@ def measured(
         device=context.device,
         rounds=section.rounds,
         margin=section.margin,
+        patience=section.patience,
         warmup=section.warmup,
         threads=section.threads,
         images=section.images,

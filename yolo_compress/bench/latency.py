@@ -51,6 +51,7 @@ class Timings:
         preprocess: (rounds,).
         inference: (rounds, candidates).
         postprocess: (rounds, candidates).
+        disturbed: (rounds,), whether a turn began while the cores were found disturbed; no turn where nobody looked.
         restless: Rests that were cut short.
         quiet: Numbers of the rounds that were disturbed least, where that was looked at; ratios are taken of them.
     """
@@ -58,6 +59,7 @@ class Timings:
     preprocess: np.ndarray
     inference: np.ndarray
     postprocess: np.ndarray
+    disturbed: np.ndarray
     restless: int = 0
     quiet: np.ndarray | None = None
 
@@ -89,6 +91,7 @@ def time_alternately(
     first: int = 0,
     settle_ms: float = 0.0,
     lead: int = LEAD,
+    gate: Callable[[], bool] | None = None,
     watch: Watch = SYSTEM,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Timings:
@@ -103,12 +106,14 @@ def time_alternately(
         first: Number of the first round, where earlier calls have timed some: inputs and orders go on from there.
         settle_ms: Least rest before a candidate's turn; it lasts until the process is idle.
         lead: Inferences of the candidate between that rest and the one that is timed.
+        gate: Waits after the rest until the cores are undisturbed, and returns whether they are.
         watch: What tells the time.
         progress: Takes a line now and then.
     """
     preprocess = np.zeros(rounds)
     inference = np.zeros((rounds, len(infer)))
     postprocess = np.zeros((rounds, len(infer)))
+    disturbed = np.zeros(rounds, bool)
     clock = watch.clock
     restless = 0
     next_line = clock() + 10
@@ -121,6 +126,7 @@ def time_alternately(
                 preprocess[index] = clock() - begin
             for candidate in order(first + index + warmup, len(infer)):
                 restless += not rest(settle_ms, watch)
+                undisturbed = gate is None or gate()
                 for _ in range(lead):
                     infer[candidate](image)
                 begin = clock()
@@ -131,13 +137,14 @@ def time_alternately(
                 if index >= 0:
                     inference[index, candidate] = middle - begin
                     postprocess[index, candidate] = end - middle
+                    disturbed[index] |= not undisturbed
             if clock() > next_line:
                 progress(f"latency: round {first + max(index + 1, 0)}/{first + rounds}")
                 next_line = clock() + 10
-    return Timings(preprocess, inference, postprocess, restless)
+    return Timings(preprocess, inference, postprocess, disturbed, restless)
 
 
-def quiet_rounds(inference: np.ndarray, fewest: int = 0) -> np.ndarray:
+def quiet_rounds(inference: np.ndarray, fewest: int = 0, disturbed: np.ndarray | None = None) -> np.ndarray:
     """Return the numbers of the quarter of the rounds that were disturbed least, in order.
 
     How much a round was disturbed is the mean over its candidates of time over median time, so that all count alike.
@@ -146,10 +153,12 @@ def quiet_rounds(inference: np.ndarray, fewest: int = 0) -> np.ndarray:
         inference: Seconds (rounds, candidates), all of one load: else the loads in which candidates happen to be fast
             would be chosen, not the rounds.
         fewest: Return at least as many, or all where there are fewer.
+        disturbed: (rounds,), those that come last whatever they took.
     """
-    disturbed = (inference / np.median(inference, axis=0)).mean(axis=1)
+    slow = (inference / np.median(inference, axis=0)).mean(axis=1)
     count = max(math.ceil(QUIET_SHARE * len(inference)), min(fewest, len(inference)))
-    return np.sort(np.argsort(disturbed, kind="stable")[:count])
+    found = np.zeros(len(inference), bool) if disturbed is None else disturbed
+    return np.sort(np.lexsort((slow, found))[:count])
 
 
 def widest_margin(inference: np.ndarray) -> float:

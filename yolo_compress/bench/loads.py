@@ -69,6 +69,7 @@ def time_over_loads(
     warmup: int,
     margin: float = 0.0,
     settle_ms: float = 0.0,
+    gate: Callable[[], bool] | None = None,
     watch: Watch = SYSTEM,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Timings:
@@ -84,6 +85,7 @@ def time_over_loads(
         margin: As many rounds are added, up to `MOST` times in all, until the interval of each ratio to the first
             candidate ends within this share of its median; 0 adds none.
         settle_ms: As in `time_alternately`.
+        gate: As in `time_alternately`.
         watch: What tells the time.
         progress: Takes a line now and then.
     """
@@ -104,11 +106,15 @@ def time_over_loads(
                     warmup=before,
                     first=len(parts) * share,
                     settle_ms=settle_ms,
+                    gate=gate,
                     watch=watch,
                     progress=progress,
                 )
             )
-        quiet = [index * share + quiet_rounds(part.inference, FEWEST_QUIET) for index, part in enumerate(parts)]
+        quiet = [
+            index * share + quiet_rounds(part.inference, FEWEST_QUIET, part.disturbed)
+            for index, part in enumerate(parts)
+        ]
         made = _joined(parts, np.concatenate(quiet))
         if (reached := widest_margin(made.inference[made.quiet])) <= margin:
             break
@@ -122,6 +128,7 @@ def _joined(parts: Sequence[Timings], quiet: np.ndarray) -> Timings:
         np.concatenate([part.preprocess for part in parts]),
         np.concatenate([part.inference for part in parts]),
         np.concatenate([part.postprocess for part in parts]),
+        np.concatenate([part.disturbed for part in parts]),
         sum(part.restless for part in parts),
         quiet,
     )

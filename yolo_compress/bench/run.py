@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from yolo_compress.bench.energy import POWER_SECONDS, measure_energies
 from yolo_compress.bench.loads import LOADS, Loaded, time_over_loads
 from yolo_compress.bench.memory import measure_memory
 from yolo_compress.bench.peaks import Peaks
+from yolo_compress.bench.quiet import undisturbed_cores
 from yolo_compress.bench.result import BenchResult, BenchRow, Candidate
 from yolo_compress.bench.robustness import Conditions, under_corruption
 from yolo_compress.bench.roofline import roofline
@@ -35,6 +37,8 @@ TIMING_IMAGES = 32  # decoded validation images that the timed rounds go through
 SETTLE_MS = 5.0
 MIN_ACCURACY_SHARE = 0.5
 MARGIN = 0.01  # that ratios of latencies are to be known within
+PATIENCE = 1.0
+DISTURBED_SHARE = 0.5  # of the rounds, from which rows say so
 
 
 def run_bench(
@@ -46,6 +50,7 @@ def run_bench(
     rounds: int = 50,
     warmup: int = 5,
     margin: float = MARGIN,
+    patience: float = PATIENCE,
     threads: int | None = None,
     images: int | None = None,
     batch: int | None = None,
@@ -72,6 +77,8 @@ def run_bench(
         warmup: Rounds before them that do not count.
         margin: Rounds are added, up to four times as many in all, until each ratio of latencies is known within this
             share; 0 adds none.
+        patience: Most seconds to wait for undisturbed cores for each second that measuring latency takes; 0 does not
+            look. On processors only.
         threads: Threads of each runtime; its own default when not given.
         images: Validation images to use, evenly spaced over all of them; all when not given.
         batch: Batch size of a second throughput measurement; not done when not given.
@@ -96,6 +103,8 @@ def run_bench(
     )
     if not margin >= 0:
         raise UsageError(f"margin={margin} is no share of a ratio; give 0.01, or 0 to add no rounds")
+    if not patience >= 0:
+        raise UsageError(f"patience={patience} is no share of the time; give 1, or 0 not to wait for quiet")
     if power and not power_seconds > 0:
         raise UsageError(f"power_seconds={power_seconds} is no length of time; give 30 or more")
     chosen = evenly(data.val, images)
@@ -143,7 +152,7 @@ def run_bench(
                 imgsz=imgsz,
                 progress=progress,
             )
-        rows, preprocess_ms, timed = _speeds(
+        rows, preprocess_ms, told = _speeds(
             rows,
             loaded,
             chosen,
@@ -151,6 +160,8 @@ def run_bench(
             rounds=rounds,
             warmup=warmup,
             margin=margin,
+            patience=patience if device == "cpu" else 0.0,
+            threads=threads,
             batch=batch,
             settle_ms=settle_ms,
             progress=progress,
@@ -186,11 +197,11 @@ def run_bench(
         imgsz=imgsz,
         device=device,
         settings={
-            "rounds": timed,
+            **told,
             "rounds_asked": rounds,
             "warmup": warmup,
             "margin": margin,
-            "loads": timed // -(-rounds // LOADS),
+            "patience": patience,
             "threads": threads,
             "batch": batch,
             "streams": streams,
@@ -241,27 +252,37 @@ def _speeds(
     rounds: int,
     warmup: int,
     margin: float,
+    patience: float,
+    threads: int | None,
     batch: int | None,
     settle_ms: float,
     progress: Callable[[str], None],
-) -> tuple[list[BenchRow], float | None, int]:
-    """Time the rows that are not refused, the others come back as they are; return how many rounds were timed too."""
+) -> tuple[list[BenchRow], float | None, dict[str, Any]]:
+    """Time the rows that are not refused, the others come back as they are; return what is told of the rounds too."""
     kept = [index for index, row in enumerate(rows) if row.status == "ok"]
     if not kept:
-        return rows, None, 0
+        return rows, None, {"rounds": 0}
     pictures = [read_image(path) for path in evenly(images, TIMING_IMAGES)]
     progress(f"bench: latency of {len(kept)} candidates in {rounds} rounds")
-    timings = time_over_loads(
-        loaded,
-        kept,
-        lambda index: accuracy.to_input(letterbox(pictures[index % len(pictures)], imgsz)[0]),
-        finish=lambda raw: postprocess(raw, conf=accuracy.DEPLOYED_CONF, iou=accuracy.IOU, max_det=accuracy.MAX_DET),
-        rounds=rounds,
-        warmup=warmup,
-        margin=margin,
-        settle_ms=settle_ms,
-        progress=progress,
-    )
+    with undisturbed_cores(patience, threads) as gate:
+        timings = time_over_loads(
+            loaded,
+            kept,
+            lambda index: accuracy.to_input(letterbox(pictures[index % len(pictures)], imgsz)[0]),
+            finish=lambda raw: postprocess(
+                raw, conf=accuracy.DEPLOYED_CONF, iou=accuracy.IOU, max_det=accuracy.MAX_DET
+            ),
+            rounds=rounds,
+            warmup=warmup,
+            margin=margin,
+            settle_ms=settle_ms,
+            gate=gate,
+            progress=progress,
+        )
+    timed, disturbed = len(timings.inference), int(timings.disturbed.sum())
+    told: dict[str, Any] = {"rounds": timed, "loads": timed // -(-rounds // LOADS)}
+    if gate is not None:
+        told |= {"rounds_disturbed": disturbed, "waited_s": round(gate.waited, 1)}
     inputs = [accuracy.to_input(letterbox(picture, imgsz)[0]) for picture in pictures]
     sessions = loaded.sessions
     infer = [sessions[index].infer for index in kept]
@@ -272,6 +293,8 @@ def _speeds(
         if timings.restless
         else ()
     )
+    if disturbed > DISTURBED_SHARE * timed:
+        unrest += (f"in {disturbed} of {timed} rounds other work slowed the cores; run it again on a quiet machine",)
     rows = list(rows)
     paired = kept[0] == 0
     for column, (index, summary) in enumerate(
@@ -301,7 +324,7 @@ def _speeds(
         if isinstance(session, TimedSession):
             progress(f"bench: GPU time of {rows[index].label}")
             rows[index] = replace(rows[index], gpu=gpu_latency.measure(session, inputs))
-    return rows, float(np.median(timings.preprocess)) * 1e3, len(timings.inference)
+    return rows, float(np.median(timings.preprocess)) * 1e3, told
 
 
 def _with_batch(row: BenchRow, session: Session, inputs: list[np.ndarray], *, batch: int, images: int) -> BenchRow:

@@ -189,6 +189,12 @@ class BenchSection(Section):
         flag="bench_margin",
         ge=0,
     )
+    patience: float = option(
+        1.0,
+        "Most seconds to wait for undisturbed cores, for each second of measuring latency; 0 does not look.",
+        flag="bench_patience",
+        ge=0,
+    )
     threads: int | None = option(None, "Threads of each runtime; all cores when not given.", flag="bench_threads", ge=1)
     images: int | None = option(None, "Validation images to use; all when not given.", flag="bench_images", ge=1)
     batch: int | None = option(

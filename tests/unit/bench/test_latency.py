@@ -116,6 +116,28 @@ def test_a_process_that_never_rests_is_told():
     assert timings.restless == 3 * 2
 
 
+def test_a_gate_is_asked_before_each_turn_and_its_waits_are_not_charged():
+    machine, asked = Machine(), []
+
+    def gate():
+        asked.append(len(machine.log))
+        machine.now += 0.7
+        return len(asked) != 11  # the third turn of the fourth round, of which the first is warm-up
+
+    timings = run(machine, [0.010, 0.004, 0.006], rounds=5, warmup=1, gate=gate)
+    assert asked == list(range(0, 6 * 3 * 2, 2))  # each turn is two inferences, which it comes before
+    np.testing.assert_allclose(timings.inference, [[0.010, 0.004, 0.006]] * 5, atol=1e-12)
+    assert timings.disturbed.tolist() == [False, False, True, False, False]
+
+
+def test_disturbed_rounds_come_last_whatever_they_took():
+    inference = np.array([[1.0], [0.5], [1.2], [0.6], [1.1], [0.7], [1.3], [0.8]])
+    disturbed = np.array([False, True] * 4)
+    assert quiet_rounds(inference, disturbed=disturbed).tolist() == [0, 4]
+    assert quiet_rounds(inference, 5, disturbed).tolist() == [0, 1, 2, 4, 6]
+    assert quiet_rounds(inference).tolist() == [1, 3]
+
+
 def test_what_a_rest_and_the_others_cost_is_not_charged():
     """The first inference of a turn is slow; with none that leads, it is the one that is timed."""
     machine = Machine()

@@ -109,6 +109,22 @@ def test_no_single_load_decides():
     assert summarize(timings.inference, timings.quiet)[1].ratio_p50 == pytest.approx(0.4, rel=0.02)
 
 
+def test_ratios_are_of_rounds_that_a_gate_let_through():
+    """A neighbour that makes small models slower: found in every other turn of the second half of each load."""
+    machine, turns = Machine(), itertools.count()
+    disturbed = [False]
+
+    def gate():
+        disturbed[0] = next(turns) // 2 % 10 >= 5
+        return not disturbed[0]
+
+    machine.slowdown = lambda now: 0.5 if disturbed[0] else 1.0  # less time, so that time alone would choose these
+    timings, _, _ = timed(machine, [0.010, 0.004], rounds=160, warmup=0, gate=gate)
+    assert timings.disturbed.reshape(-1, 10).tolist() == [[False] * 5 + [True] * 5] * 16
+    assert not timings.disturbed[timings.quiet].any()
+    assert len(timings.quiet) == 40
+
+
 def test_what_is_open_is_closed_when_a_load_fails():
     log = []
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -98,7 +99,8 @@ def bench(data, tmp_path, monkeypatch):
         monkeypatch.setattr(run, "engine_for", lambda path: measure.engine)
         monkeypatch.setattr(run, "measure_memory", lambda path, **_: memory_reading)
         candidates = [Candidate(label, tmp_path / label, "native", "same") for label in given]
-        options = {"rounds": 8, "warmup": 2, "margin": 0, "settle_ms": 0, "progress": lambda line: None, **options}
+        quick = {"rounds": 8, "warmup": 2, "margin": 0, "patience": 0, "settle_ms": 0, "progress": lambda line: None}
+        options = {**quick, **options}
         return run_bench(candidates, options.pop("data", data), imgsz=imgsz, **options)
 
     return measure
@@ -133,6 +135,31 @@ def test_rounds_are_added_where_ratios_are_not_known(bench):
     result = bench({"a": {"sleep": 0.003}, "b": {"sleep": 0.002}}, rounds=8, margin=1e-6)
     assert [result.settings[name] for name in ("rounds", "rounds_asked", "loads")] == [32, 8, 16]
     assert [len(row.latency_ms_samples) for row in result.rows] == [32, 32]
+
+
+@pytest.mark.parametrize(("device", "looked"), [("cpu", True), ("0", False)])
+def test_rounds_beside_a_neighbour_are_told(bench, monkeypatch, device, looked):
+    class Disturbed:
+        waited = 1.26
+
+        def __call__(self):
+            return False
+
+    asked = []
+
+    @contextmanager
+    def cores(patience, threads):
+        asked.append((patience, threads))
+        yield Disturbed() if patience else None
+
+    monkeypatch.setattr(run, "undisturbed_cores", cores)
+    result = bench({"a": {}, "b": {}}, rounds=8, patience=2.0, threads=3, device=device)
+    assert asked == [(2.0 if looked else 0.0, 3)]
+    note = "in 8 of 8 rounds other work slowed the cores; run it again on a quiet machine"
+    assert [note in row.notes for row in result.rows] == [looked, looked]
+    assert result.settings.get("rounds_disturbed") == (8 if looked else None)
+    assert result.settings.get("waited_s") == (1.3 if looked else None)
+    assert result.settings["patience"] == 2.0
 
 
 def test_several_streams_are_measured_where_asked_for_and_not_of_what_is_refused(bench, monkeypatch):
@@ -337,6 +364,7 @@ def test_a_data_set_without_val_images_is_refused(bench, data):
         ({"warmup": -1}, "warmup=-1 is too small; give at least 0"),
         ({"images": 0}, "images=0 is too small; give at least 1"),
         ({"batch": 0}, "batch=0 is too small; give at least 1"),
+        ({"patience": -1}, "patience=-1 is no share of the time; give 1, or 0 not to wait for quiet"),
         ({"margin": -0.1}, "margin=-0.1 is no share of a ratio; give 0.01, or 0 to add no rounds"),
         ({"min_accuracy_share": 1.5}, "min_accuracy_share=1.5 is not a share; give a number from 0 to 1"),
     ],
