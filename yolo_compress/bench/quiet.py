@@ -24,7 +24,6 @@ VALUES = 4096  # float32, two arrays of which fit into the first cache of any pr
 SLICES = 10  # of a reading, whose median counts: single interrupts do not
 SLICE_S = 40e-6
 MOST_CORES = 16  # that are read; a reading would itself be a load on a container with a small share of many cores
-BARRIER_S = 10.0
 GRACE_S = 5.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.005, 0.25
 
@@ -72,8 +71,12 @@ class CoreProbe:
 
     def _run(self) -> np.ndarray:
         """Return seconds (cores, SLICES)."""
-        tasks = [pool.submit(_slices, self._barrier, self._sweeps) for pool in self._pools]
-        return np.array([task.result() for task in tasks])
+        try:
+            tasks = [pool.submit(_slices, self._barrier, self._sweeps) for pool in self._pools]
+            return np.array([task.result() for task in tasks])
+        except BaseException:  # no thread for a core: the others would wait for it for ever
+            self._barrier.abort()
+            raise
 
 
 def slowdown(seconds: np.ndarray, least: np.ndarray, needed: int) -> float:
@@ -104,10 +107,14 @@ class Gate:
         self.waited = 0.0
         self._begin = watch.clock()
 
+    def quiet(self) -> bool:
+        """Return whether the cores are undisturbed right now."""
+        return self.probe() <= DISTURBED
+
     def __call__(self) -> bool:
         """Wait, with pauses that grow; return whether the cores are undisturbed at the end."""
         pause = FIRST_PAUSE_S
-        while self.probe() > DISTURBED:
+        while not self.quiet():
             begin = self.watch.clock()
             if self.waited >= GRACE_S + self.patience * (begin - self._begin - self.waited):
                 return False
@@ -138,7 +145,7 @@ def _slices(barrier: Barrier, sweeps: int) -> list[float]:
     """Return seconds of each slice; all cores begin together, since siblings disturb each other."""
     values = np.linspace(0, 1, VALUES, dtype=np.float32)
     result = np.empty_like(values)
-    barrier.wait(BARRIER_S)
+    barrier.wait()
     seconds = []
     for _ in range(SLICES):
         begin = time.perf_counter()

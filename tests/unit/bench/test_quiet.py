@@ -103,6 +103,24 @@ def test_cores_of_this_machine_are_read_at_once_and_threads_end():
     assert set(threading.enumerate()) <= before
 
 
+def test_a_thread_that_cannot_be_had_ends_the_others(monkeypatch):
+    monkeypatch.setattr(quiet.os, "sched_getaffinity", lambda pid: {0, 1}, raising=False)
+    monkeypatch.setattr(quiet.os, "sched_setaffinity", lambda pid, cores: None, raising=False)
+    before, asked = set(threading.enumerate()), []
+
+    class Pool(quiet.ThreadPoolExecutor):
+        def submit(self, *given, **options):
+            asked.append(given)
+            if len(asked) == 2:
+                raise RuntimeError("can't start new thread")
+            return super().submit(*given, **options)
+
+    monkeypatch.setattr(quiet, "ThreadPoolExecutor", Pool)
+    with pytest.raises(RuntimeError, match="new thread"):
+        CoreProbe()
+    assert set(threading.enumerate()) <= before
+
+
 def test_nobody_looks_without_patience():
     with undisturbed_cores(0.0) as waits:
         assert waits is None
