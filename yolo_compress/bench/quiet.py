@@ -107,14 +107,10 @@ class Gate:
         self.waited = 0.0
         self._begin = watch.clock()
 
-    def quiet(self) -> bool:
-        """Return whether the cores are undisturbed right now."""
-        return self.probe() <= DISTURBED
-
     def __call__(self) -> bool:
         """Wait, with pauses that grow; return whether the cores are undisturbed at the end."""
         pause = FIRST_PAUSE_S
-        while not self.quiet():
+        while self.probe() > DISTURBED:
             begin = self.watch.clock()
             if self.waited >= GRACE_S + self.patience * (begin - self._begin - self.waited):
                 return False
