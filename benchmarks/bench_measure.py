@@ -5,7 +5,7 @@ Usage: YOLO_COMPRESS_DATA=DIR python -m benchmarks.bench_measure [overhead|refer
 
 `repeat` runs one command line three times: float, native INT8 and ours of two models, on all validation images.
 `reference` times a file with OpenVINO's benchmark_app and with ours, each in a process of its own, of which one
-goes on while the other is stopped, a third of a second in turn; and a session of ONNX Runtime in a bare loop and
+goes on while the other is stopped, half a second in turn; and a session of ONNX Runtime in a bare loop and
 with ours, in turns within one process, since the same file can be a fifth slower in the next one. `overhead` takes
 turns between a session of ours and the call of the runtime below it, and times a session that does nothing. Rows that
 a call before has measured are kept.
@@ -42,7 +42,7 @@ IMGSZ, CALIBRATION, THREADS = 320, 128, 2
 MODELS, FORMS = ("yolov8n", "yolov8s"), ("fp32", "native_int8", "int8")
 REPEATS, ROUNDS = 3, 130
 TURNS, SINGLE_ROUNDS, WARMUP = 9, 200, 20
-APP_ROUNDS, SLICE_S = 500, 1 / 3  # about as long as our rounds, which rest and run twice
+APP_ROUNDS, SLICE_S = 500, 0.5  # about as long as our rounds, which rest and run twice
 SHORT_TURNS, SHORT_ROUNDS = 40, 10
 REFERENCES = (("openvino", "yolov8n", "fp32"), ("openvino", "yolov8n", "int8"), ("onnxruntime", "yolov8n", "fp32"))
 REPEATABILITY, GAP, OVERHEAD = 0.03, 0.05, 2.0
@@ -131,7 +131,7 @@ def _beside_app(path: Path) -> dict[str, list[float]]:
 
 
 def in_slices(calls: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """Run commands at the same time, of which only one goes on at any moment, each for a third of a second in its turn.
+    """Run commands at the same time, of which only one goes on at any moment, each for half a second in its turn.
 
     A neighbour comes and goes within seconds: commands one after the other would find different machines. The one
     inference that a slice cuts in two does not move a median.

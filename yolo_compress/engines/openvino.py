@@ -127,7 +127,8 @@ class OpenVinoSession:
 
     def infer(self, images: np.ndarray) -> np.ndarray:
         """Run the model; see `Session.infer`."""
-        return np.array(next(iter(self.request.infer([images], share_inputs=True).values())))
+        shared = self.request.infer([images], share_inputs=True, share_outputs=True)
+        return np.array(next(iter(shared.values())))  # the one copy: the runtime writes the next output over this one
 
     def describe(self) -> dict[str, Any]:
         """Say what runs, by the precisions of the convolutions that the runtime executes."""
