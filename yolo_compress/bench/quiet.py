@@ -20,7 +20,7 @@ import numpy as np
 from yolo_compress.bench.latency import SYSTEM, Watch
 
 DISTURBED = 1.2  # times as long as undisturbed; two Zen 4 threads of a guest took 1.05 or 2 to 3, and little between
-VALUES = 4096  # float32, two arrays of which fit into the first cache of any processor
+VALUES = 4096  # float32, so that two arrays stay in the caches of a core
 SLICES = 10  # of a reading, whose median counts: single interrupts do not
 SLICE_S = 40e-6
 MOST_CORES = 16  # that are read; a reading would itself be a load on a container with a small share of many cores

@@ -261,7 +261,7 @@ def _speeds(
     """Time the rows that are not refused, the others come back as they are; return what is told of the rounds too."""
     kept = [index for index, row in enumerate(rows) if row.status == "ok"]
     if not kept:
-        return rows, None, {"rounds": 0}
+        return rows, None, {"rounds": 0, "loads": 0}
     pictures = [read_image(path) for path in evenly(images, TIMING_IMAGES)]
     progress(f"bench: latency of {len(kept)} candidates in {rounds} rounds")
     with undisturbed_cores(patience, threads) as gate:
