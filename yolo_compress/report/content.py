@@ -351,10 +351,16 @@ def _which_rounds(settings: Mapping[str, Any]) -> str:
     """End the sentence on ratios; files from before candidates were loaded several times do not tell how often."""
     if "loads" not in settings:
         return "are shown."
-    return (
+    told = (
         "are those of the quarter of the rounds that were disturbed least. Rounds are spread over "
         f"{settings['loads']} loads of all candidates."
     )
+    if "waited_s" in settings:
+        told += (
+            f" For cores that no other work slows {settings['waited_s']} s were waited; in "
+            f"{settings['rounds_disturbed']} of {settings['rounds']} rounds it was in vain."
+        )
+    return told
 
 
 def _gpu_method(bench: Mapping[str, Any]) -> tuple[str, ...]:
