@@ -40,6 +40,7 @@ ABLATION = (
     "ours yolov8n,yolov8s",  # the model that was pruned, and a larger one beside it
     f"ours yolov8n{GROWING}",
     *(f"{loss} yolov8s" for loss in ("response", "cwd")),  # the two of the default, with the larger teacher
+    "cwd=4,response=4 yolov8s",  # and both with four times the weight beside the labels
     *(f"{losses} yolov8n" for losses in (*PAIRS, *LOSSES) if losses not in ("psa", "iou")),  # no attention; that is box
 )
 VS_NATIVE, VS_NONE, LABEL_FREE = 0.7, 1.5, 0.5
