@@ -22,8 +22,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -142,13 +143,24 @@ def in_slices(calls: Mapping[str, Sequence[str]]) -> dict[str, str]:
     Raises:
         CalledProcessError: One failed.
     """
-    running: dict[str, subprocess.Popen[str]] = {}
+    with ExitStack() as stack:  # files, since a pipe that nobody reads holds up who fills it
+        files = {name: stack.enter_context(tempfile.TemporaryFile()) for name in calls}
+        _slice({name: (call, files[name]) for name, call in calls.items()})
+        printed = {}
+        for name, file in files.items():
+            file.seek(0)
+            printed[name] = file.read().decode()
+    return printed
+
+
+def _slice(calls: Mapping[str, tuple[Sequence[str], IO[bytes]]]) -> None:
+    running: list[subprocess.Popen[bytes]] = []
     try:
-        for name, call in calls.items():
-            running[name] = subprocess.Popen(call, stdout=subprocess.PIPE, text=True)
-            running[name].send_signal(signal.SIGSTOP)
-        while any(process.poll() is None for process in running.values()):
-            for process in running.values():
+        for call, file in calls.values():
+            running.append(subprocess.Popen(call, stdout=file))
+            running[-1].send_signal(signal.SIGSTOP)
+        while any(process.poll() is None for process in running):
+            for process in running:
                 if process.poll() is None:
                     process.send_signal(signal.SIGCONT)
                     try:
@@ -156,14 +168,13 @@ def in_slices(calls: Mapping[str, Sequence[str]]) -> dict[str, str]:
                     except subprocess.TimeoutExpired:
                         process.send_signal(signal.SIGSTOP)
     finally:
-        for process in running.values():
+        for process in running:
             process.kill()
-    printed = {}
-    for name, process in running.items():
-        printed[name], _ = process.communicate()
+            process.wait()
+    for process, (_, file) in zip(running, calls.values(), strict=True):
         if process.returncode:
-            raise subprocess.CalledProcessError(process.returncode, process.args, printed[name])
-    return printed
+            file.seek(0)
+            raise subprocess.CalledProcessError(process.returncode, process.args, file.read().decode())
 
 
 def beside_loop(path: Path) -> dict[str, list[float]]:
