@@ -269,9 +269,7 @@ def _speeds(
             loaded,
             kept,
             lambda index: accuracy.to_input(letterbox(pictures[index % len(pictures)], imgsz)[0]),
-            finish=lambda raw: postprocess(
-                raw, conf=accuracy.DEPLOYED_CONF, iou=accuracy.IOU, max_det=accuracy.MAX_DET
-            ),
+            finish=partial(postprocess, conf=accuracy.DEPLOYED_CONF, iou=accuracy.IOU, max_det=accuracy.MAX_DET),
             rounds=rounds,
             warmup=warmup,
             margin=margin,

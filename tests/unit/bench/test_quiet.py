@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from tests.unit.bench.test_latency import Machine
 from yolo_compress.bench import quiet
 from yolo_compress.bench.quiet import (
-    DISTURBED,
     FIRST_PAUSE_S,
     GRACE_S,
     LONGEST_PAUSE_S,
+    SLICE_S,
     SLICES,
     CoreProbe,
     Gate,
@@ -97,9 +97,12 @@ def test_cores_of_this_machine_are_read_at_once_and_threads_end():
     before = set(threading.enumerate())
     with undisturbed_cores(1.0) as waits:
         readings = [waits.probe() for _ in range(50)]
+        least = waits.probe._least
     assert all(np.isfinite(readings))
     assert min(readings) >= 1.0
-    assert min(readings) < DISTURBED * 5
+    assert len(least) >= 1
+    assert (least > SLICE_S / 5).all()  # as long as it was meant to be: work is fitted to how fast the machine is
+    assert (least < SLICE_S * 5).all()
     assert set(threading.enumerate()) <= before
 
 
