@@ -5,10 +5,10 @@ Usage: YOLO_COMPRESS_DATA=DIR python -m benchmarks.bench_measure [overhead|refer
 
 `repeat` runs one command line three times: float, native INT8 and ours of two models, on all validation images.
 `reference` times a file with OpenVINO's benchmark_app and with ours, each in a process of its own, of which one
-goes on while the other is stopped, half a second in turn; and a session of ONNX Runtime in a bare loop and
-with ours, in turns within one process, since the same file can be a fifth slower in the next one. `overhead` takes
-turns between a session of ours and the call of the runtime below it, and times a session that does nothing. Rows that
-a call before has measured are kept.
+goes on while the other is stopped, half a second in turn, which begins when no neighbour slows the cores; and a
+session of ONNX Runtime in a bare loop and with ours, in turns within one process, since the same file can be a fifth
+slower in the next one. `overhead` takes turns between a session of ours and the runtime's own call with an image, in
+the form that copies nothing, and times a session that does nothing. Rows that a call before has measured are kept.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
@@ -32,7 +32,8 @@ from benchmarks.command import bench_rows
 from benchmarks.record import Experiment, claim
 from yolo_compress.bench.latency import no_garbage_collection, time_alternately
 from yolo_compress.bench.paired import noise_image
-from yolo_compress.bench.run import SETTLE_MS
+from yolo_compress.bench.quiet import undisturbed_cores
+from yolo_compress.bench.run import LEAD_MS, SETTLE_MS
 from yolo_compress.engines import engine_for, get_engine
 from yolo_compress.host.data import sample
 from yolo_compress.host.export import export_native, export_onnx
@@ -42,8 +43,10 @@ NAME = "bench_measure"
 IMGSZ, CALIBRATION, THREADS = 320, 128, 2
 MODELS, FORMS = ("yolov8n", "yolov8s"), ("fp32", "native_int8", "int8")
 REPEATS, ROUNDS = 3, 130
-TURNS, SINGLE_ROUNDS, WARMUP = 9, 200, 20
-APP_ROUNDS, SLICE_S = 500, 0.5  # about as long as our rounds, which rest and run twice
+TURNS, SINGLE_ROUNDS, WARMUP = 11, 60, 6
+APP_S, SLICE_S, POLL_S = 16, 0.5, 0.01  # about as long as our rounds, half of that time stopped
+READY = "ready"
+PATIENCE = 1.0  # of `bench`, as its default
 SHORT_TURNS, SHORT_ROUNDS = 40, 10
 REFERENCES = (("openvino", "yolov8n", "fp32"), ("openvino", "yolov8n", "int8"), ("onnxruntime", "yolov8n", "fp32"))
 REPEATABILITY, GAP, OVERHEAD = 0.03, 0.05, 2.0
@@ -121,60 +124,70 @@ def _alone(*words: str) -> str:
 def _beside_app(path: Path) -> dict[str, list[float]]:
     """Return ms of one inference per turn, by ours and by benchmark_app, which goes first in every other turn."""
     found: dict[str, list[float]] = {"ours_ms": [], "reference_ms": []}
-    calls = {"ours_ms": _call("ours", str(path)), "reference_ms": _benchmark_app(path)}
-    for turn in range(TURNS):
-        told = in_slices(calls if turn % 2 else dict(reversed(calls.items())))
-        found["ours_ms"].append(float(told["ours_ms"].split()[-1]))
-        median = re.search(r"Median:\s+([\d.]+) ms", told["reference_ms"])
-        assert median is not None, told["reference_ms"]
-        found["reference_ms"].append(float(median[1]))
+    calls = {
+        "ours_ms": (_call("ours", str(path)), READY),
+        "reference_ms": (_benchmark_app(path), "Measuring performance"),
+    }
+    with undisturbed_cores(PATIENCE, THREADS) as gate:
+        for turn in range(TURNS):
+            told = in_slices(calls if turn % 2 else dict(reversed(calls.items())), gate)
+            found["ours_ms"].append(float(told["ours_ms"].split()[-1]))
+            median = re.search(r"Median:\s+([\d.]+) ms", told["reference_ms"])
+            assert median is not None, told["reference_ms"]
+            found["reference_ms"].append(float(median[1]))
     return found
 
 
-def in_slices(calls: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """Run commands at the same time, of which only one goes on at any moment, each for half a second in its turn.
+def in_slices(calls: Mapping[str, tuple[Sequence[str], str]], gate: Callable[[], bool] | None = None) -> dict[str, str]:
+    """Run commands until each is ready, then one at a time, half a second in turn, until all have ended.
 
     A neighbour comes and goes within seconds: commands one after the other would find different machines. The one
     inference that a slice cuts in two does not move a median.
+
+    Args:
+        calls: By name, a command and what it prints when it begins to measure.
+        gate: Waits before each slice until the cores are undisturbed, while all are stopped.
 
     Returns:
         What each printed.
 
     Raises:
         CalledProcessError: One failed.
+        ValueError: One ended and never said that it was ready.
     """
-    with ExitStack() as stack:  # files, since a pipe that nobody reads holds up who fills it
-        files = {name: stack.enter_context(tempfile.TemporaryFile()) for name in calls}
-        _slice({name: (call, files[name]) for name, call in calls.items()})
-        printed = {}
-        for name, file in files.items():
-            file.seek(0)
-            printed[name] = file.read().decode()
+    with ExitStack() as stack:
+        running: dict[str, subprocess.Popen[bytes]] = {}
+        files: dict[str, Path] = {}
+        for name, (call, ready) in calls.items():
+            file = stack.enter_context(tempfile.NamedTemporaryFile())  # a pipe that nobody reads holds up who fills it
+            files[name] = Path(file.name)
+            running[name] = process = stack.enter_context(subprocess.Popen(call, stdout=file))
+            stack.callback(process.kill)
+            while process.poll() is None and ready not in files[name].read_text():
+                time.sleep(POLL_S)
+            process.send_signal(signal.SIGSTOP)
+        _take_turns(list(running.values()), gate)
+        printed = {name: file.read_text() for name, file in files.items()}
+    for name, (call, ready) in calls.items():
+        if running[name].returncode:
+            raise subprocess.CalledProcessError(running[name].returncode, call, printed[name])
+        if ready not in printed[name]:
+            raise ValueError(f"'{' '.join(call)}' never printed '{ready}', so its measuring was not found")
     return printed
 
 
-def _slice(calls: Mapping[str, tuple[Sequence[str], IO[bytes]]]) -> None:
-    running: list[subprocess.Popen[bytes]] = []
-    try:
-        for call, file in calls.values():
-            running.append(subprocess.Popen(call, stdout=file))
-            running[-1].send_signal(signal.SIGSTOP)
-        while any(process.poll() is None for process in running):
-            for process in running:
-                if process.poll() is None:
-                    process.send_signal(signal.SIGCONT)
-                    try:
-                        process.wait(SLICE_S)
-                    except subprocess.TimeoutExpired:
-                        process.send_signal(signal.SIGSTOP)
-    finally:
-        for process in running:
-            process.kill()
-            process.wait()
-    for process, (_, file) in zip(running, calls.values(), strict=True):
-        if process.returncode:
-            file.seek(0)
-            raise subprocess.CalledProcessError(process.returncode, process.args, file.read().decode())
+def _take_turns(processes: Sequence[subprocess.Popen[bytes]], gate: Callable[[], bool] | None) -> None:
+    """Let stopped processes go on, one at a time, until all have ended."""
+    while any(process.poll() is None for process in processes):
+        for process in processes:
+            if process.poll() is None:
+                if gate is not None:
+                    gate()
+                process.send_signal(signal.SIGCONT)
+                try:
+                    process.wait(SLICE_S)
+                except subprocess.TimeoutExpired:
+                    process.send_signal(signal.SIGSTOP)
 
 
 def beside_loop(path: Path) -> dict[str, list[float]]:
@@ -199,14 +212,16 @@ def beside_loop(path: Path) -> dict[str, list[float]]:
 def _benchmark_app(path: Path) -> list[str]:
     """Return the command with which OpenVINO's own tool times one stream of single inferences."""
     tool, model = Path(sys.executable).with_name("benchmark_app"), next(path.glob("*.xml"))
-    options = f"-d CPU -hint none -nstreams 1 -nthreads {THREADS} -infer_precision f32 -api sync -niter {APP_ROUNDS}"
+    options = f"-d CPU -hint none -nstreams 1 -nthreads {THREADS} -infer_precision f32 -api sync -t {APP_S}"
     return [str(tool), "-m", str(model), *options.split()]
 
 
 def ours(path: Path) -> float:
-    """Return the median of a file by the protocol of `bench`, in ms."""
+    """Say when a file is loaded, and return its median by the protocol of `bench`, in ms."""
     session, image = engine_for(path).load(path, threads=THREADS), noise_image(IMGSZ)
-    return 1e3 * float(np.median(_timed([session.infer], image)[:, 0]))
+    print(READY, flush=True)
+    with undisturbed_cores(PATIENCE, THREADS) as gate:
+        return 1e3 * float(np.median(_timed([session.infer], image, gate=gate)[:, 0]))
 
 
 def _looped(call: Callable[[], Any]) -> float:
@@ -224,7 +239,11 @@ def overhead(path: Path) -> dict[str, float]:
     """Return what a session costs beyond the runtime's own call, paired, and what timing costs where nothing is run."""
     session, image = engine_for(path).load(path, threads=THREADS), noise_image(IMGSZ)
     below = session.request.infer if path.is_dir() else session.session.run
-    call = (lambda x: below([x], share_inputs=True)) if path.is_dir() else (lambda x: below(None, {session.input: x}))
+    call = (
+        (lambda x: below([x], share_inputs=True, share_outputs=True))
+        if path.is_dir()
+        else (lambda x: below(None, {session.input: x}))
+    )
     wrapped, bare = _timed([session.infer, call], image).T
     nothing = _timed([lambda x: x], image)[:, 0]
     adds = float(np.median(wrapped - bare)) + float(np.median(nothing))
@@ -238,10 +257,11 @@ def _timed(
     *,
     rounds: int = SINGLE_ROUNDS,
     warmup: int = WARMUP,
+    gate: Callable[[], bool] | None = None,
 ) -> np.ndarray:
-    return time_alternately(
-        infer, lambda index: image, finish=lambda raw: None, rounds=rounds, warmup=warmup, settle_ms=SETTLE_MS
-    ).inference
+    given: dict[str, Any] = {"finish": lambda raw: None, "rounds": rounds, "warmup": warmup, "gate": gate}
+    given |= {"settle_ms": SETTLE_MS, "lead_s": LEAD_MS / 1000}
+    return time_alternately(infer, lambda index: image, **given).inference
 
 
 def _bench(files: _Files, out: Path) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -99,6 +100,19 @@ class EngineContract:
             else:
                 assert np.allclose(raw[:, :4], expected[:, :4], atol=BOX_TOLERANCE_PX)
                 assert np.allclose(raw[:, 4:], expected[:, 4:], atol=SCORE_TOLERANCE)
+
+    def test_an_output_is_left_alone_by_later_inferences(self, runs, engine, sources, image, tmp_path):
+        built = engine.build(sources / "yolov8n.pt", tmp_path, precision="fp32", imgsz=64)
+        session = engine.load(built.path, device=self.device, threads=1)
+        first = session.infer(image)
+        kept = first.copy()
+        other = session.infer(1 - image)
+        assert not np.array_equal(other, kept)
+        np.testing.assert_array_equal(first, kept)
+        first[:] = 0  # nor does what the caller does with it reach the session
+        np.testing.assert_array_equal(session.infer(image), kept)
+        session.close()
+        np.testing.assert_array_equal(first, 0)
 
     def test_every_precision_builds_loads_and_says_what_runs(self, runs, engine, sources, image, tmp_path):
         assert engine.precisions == ENGINE_PRECISIONS[self.name]
@@ -247,6 +261,21 @@ class TestOpenVino(EngineContract):
     def test_signed_activations_are_refused(self, engine, quantized, tmp_path):
         with pytest.raises(UsageError, match=r"was quantized for tensorrt.*quantize target=openvino"):
             engine.build(quantized / "tensorrt.onnx", tmp_path, precision="int8", imgsz=64)
+
+    def test_a_stock_export_of_any_size_runs(self, sources, image, tmp_path):
+        from ultralytics import YOLO
+
+        engine = get_engine("openvino")
+        built = engine.build(sources / "yolov8n.pt", tmp_path, precision="fp32", imgsz=64)
+        copied = shutil.copy(sources / "yolov8n.pt", tmp_path / "any.pt")
+        stock = Path(YOLO(copied).export(format="openvino", imgsz=64, dynamic=True))
+        fixed, dynamic = (engine.load(path, threads=1) for path in (built.path, stock))
+        pair = np.concatenate([image, 1 - image])
+        found = dynamic.infer(pair)
+        assert dynamic.infer(pair[..., :32]).shape == (2, 7, 42)
+        expected = np.concatenate([fixed.infer(one[None]) for one in pair])
+        np.testing.assert_allclose(found[:, :4], expected[:, :4], atol=BOX_TOLERANCE_PX)
+        np.testing.assert_allclose(found[:, 4:], expected[:, 4:], atol=SCORE_TOLERANCE)
 
     def test_device_is_the_cpu(self, engine, tmp_path):
         with pytest.raises(UsageError, match=r"device=cpu only, and device=0 was given"):

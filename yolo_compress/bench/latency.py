@@ -22,8 +22,10 @@ CONFIDENCE = 0.95
 IDLE_SHARE = 0.2  # processor time over time, below which the process counts as idle
 LONGEST_REST_S = 0.5
 # After a rest, and after other candidates, threads sleep and weights are out of the caches, and the first inference is
-# slower than those that follow. A device that keeps running one model, and the runtimes' own tools, do not see that.
+# slower than those that follow; where neighbours share the cores, all of the next tenth of a second are. A device that
+# keeps running one model, and the runtimes' own tools, do not see that.
 LEAD = 1
+MOST_LEAD = 20  # of less than 5 ms each, where time alone would ask for more than another inference can warm
 # A neighbour on the same machine slows all candidates, and small ones more than large ones. Ratios are therefore those
 # of the rounds that were disturbed least.
 QUIET_SHARE = 0.25
@@ -91,6 +93,7 @@ def time_alternately(
     first: int = 0,
     settle_ms: float = 0.0,
     lead: int = LEAD,
+    lead_s: float = 0.0,
     gate: Callable[[], bool] | None = None,
     watch: Watch = SYSTEM,
     progress: Callable[[str], None] = lambda _: None,
@@ -105,7 +108,8 @@ def time_alternately(
         warmup: Rounds before them that do not.
         first: Number of the first round, where earlier calls have timed some: inputs and orders go on from there.
         settle_ms: Least rest before a candidate's turn; it lasts until the process is idle.
-        lead: Inferences of the candidate between that rest and the one that is timed.
+        lead: Fewest inferences of the candidate between that rest and the one that is timed.
+        lead_s: More of them precede it until they have taken this long or are twenty.
         gate: Waits after the rest until the cores are undisturbed, and returns whether they are.
         watch: What tells the time.
         progress: Takes a line now and then.
@@ -127,8 +131,7 @@ def time_alternately(
             for candidate in order(first + index + warmup, len(infer)):
                 restless += not rest(settle_ms, watch)
                 undisturbed = gate is None or gate()
-                for _ in range(lead):
-                    infer[candidate](image)
+                _lead(infer[candidate], image, lead, lead_s, clock)
                 begin = clock()
                 raw = infer[candidate](image)
                 middle = clock()
@@ -142,6 +145,13 @@ def time_alternately(
                 progress(f"latency: round {first + max(index + 1, 0)}/{first + rounds}")
                 next_line = clock() + 10
     return Timings(preprocess, inference, postprocess, disturbed, restless)
+
+
+def _lead(infer: Infer, image: np.ndarray, fewest: int, seconds: float, clock: Callable[[], float]) -> None:
+    begin, done = clock(), 0
+    while done < fewest or (done < MOST_LEAD and clock() - begin < seconds):
+        infer(image)
+        done += 1
 
 
 def quiet_rounds(inference: np.ndarray, fewest: int = 0, disturbed: np.ndarray | None = None) -> np.ndarray:

@@ -69,6 +69,7 @@ def time_over_loads(
     warmup: int,
     margin: float = 0.0,
     settle_ms: float = 0.0,
+    lead_s: float = 0.0,
     gate: Callable[[], bool] | None = None,
     watch: Watch = SYSTEM,
     progress: Callable[[str], None] = lambda _: None,
@@ -85,6 +86,7 @@ def time_over_loads(
         margin: As many rounds are added, up to `MOST` times in all, until the interval of each ratio to the first
             candidate ends within this share of its median; 0 adds none.
         settle_ms: As in `time_alternately`.
+        lead_s: As in `time_alternately`.
         gate: As in `time_alternately`.
         watch: What tells the time.
         progress: Takes a line now and then.
@@ -106,6 +108,7 @@ def time_over_loads(
                     warmup=before,
                     first=len(parts) * share,
                     settle_ms=settle_ms,
+                    lead_s=lead_s,
                     gate=gate,
                     watch=watch,
                     progress=progress,

@@ -35,6 +35,7 @@ from yolo_compress.host.detect import postprocess
 
 TIMING_IMAGES = 32  # decoded validation images that the timed rounds go through in turn
 SETTLE_MS = 5.0
+LEAD_MS = 100.0
 MIN_ACCURACY_SHARE = 0.5
 MARGIN = 0.01  # that ratios of latencies are to be known within
 PATIENCE = 1.0
@@ -56,6 +57,7 @@ def run_bench(
     batch: int | None = None,
     streams: int | None = None,
     settle_ms: float = SETTLE_MS,
+    lead_ms: float = LEAD_MS,
     min_accuracy_share: float = MIN_ACCURACY_SHARE,
     memory: bool = True,
     robustness: Conditions | None = None,
@@ -83,7 +85,8 @@ def run_bench(
         images: Validation images to use, evenly spaced over all of them; all when not given.
         batch: Batch size of a second throughput measurement; not done when not given.
         streams: Streams of a third one, each with a session of its own; not done when not given.
-        settle_ms: Least rest before each timed inference; it lasts until the process is idle.
+        settle_ms: Least rest before each turn; it lasts until the process is idle.
+        lead_ms: How long a candidate runs before its timed inference: at least once, and at most twenty times.
         min_accuracy_share: A candidate below this share of the best float one of the same weights is refused a latency.
         memory: Measure peak memory and how candidates start, in one process per candidate.
         robustness: Corruptions to measure accuracy under as well; not done when not given.
@@ -164,6 +167,7 @@ def run_bench(
             threads=threads,
             batch=batch,
             settle_ms=settle_ms,
+            lead_ms=lead_ms,
             progress=progress,
         )
         if power:  # after the timed rounds, which the reading of a sensor would disturb
@@ -206,6 +210,7 @@ def run_bench(
             "batch": batch,
             "streams": streams,
             "settle_ms": settle_ms,
+            "lead_ms": lead_ms,
             "min_accuracy_share": min_accuracy_share,
             "accuracy_conf": accuracy.CONF,
             "accuracy_iou": accuracy.IOU,
@@ -256,6 +261,7 @@ def _speeds(
     threads: int | None,
     batch: int | None,
     settle_ms: float,
+    lead_ms: float,
     progress: Callable[[str], None],
 ) -> tuple[list[BenchRow], float | None, dict[str, Any]]:
     """Time the rows that are not refused, the others come back as they are; return what is told of the rounds too."""
@@ -274,6 +280,7 @@ def _speeds(
             warmup=warmup,
             margin=margin,
             settle_ms=settle_ms,
+            lead_s=lead_ms / 1000,
             gate=gate,
             progress=progress,
         )

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from yolo_compress.artifacts import MEGABYTE
+from yolo_compress.bench.latency import MOST_LEAD
 
 ABSENT = "-"
 SETTINGS = (
@@ -317,7 +318,7 @@ def method(bench: Mapping[str, Any]) -> list[str]:
         f"For the same detections `yolo val`, which integrates the curves by another rule, prints {printed} mAP50-95.",
         f"Latency: batch 1, inference alone, {known['rounds']} rounds after {known['warmup']} of warm-up; in each "
         "round every candidate has its turn on the same image, in changing order, after a rest of at least "
-        f"{known['settle_ms']} ms in which threads stop spinning; of two inferences the second is timed. The ratio "
+        f"{known['settle_ms']} ms in which threads stop spinning; {_lead(known)} The ratio "
         f"is taken within each round to the first candidate, {bench['rows'][0]['label']}; its median and quartiles "
         + _which_rounds(known),
         f"Not part of a latency: preparing an image ({number(bench.get('preprocess_ms_p50'), 2)} ms, median) and "
@@ -330,6 +331,15 @@ def method(bench: Mapping[str, Any]) -> list[str]:
         f"is below {known['min_accuracy_share']} of the best float candidate of the same weights.",
         f"Threads: {threads}.",
     ]
+
+
+def _lead(settings: Mapping[str, Any]) -> str:
+    if not settings.get("lead_ms"):
+        return "of two inferences the second is timed."
+    return (
+        f"there it runs for {settings['lead_ms']:g} ms (at least once, at most {MOST_LEAD} times) before the inference "
+        "that is timed."
+    )
 
 
 def _energy_method(bench: Mapping[str, Any]) -> list[str]:

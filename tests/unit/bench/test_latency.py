@@ -99,6 +99,14 @@ def test_every_round_runs_each_candidate_in_one_turn_on_the_same_image(lead):
         assert {image for _, image in entries} == {index}
 
 
+@pytest.mark.parametrize(("seconds", "expected"), [(0.008, 13), (0.03, 4), (0.12, 1), (0.5, 1), (0.001, 20)])
+def test_a_candidate_leads_for_a_time_but_neither_never_nor_for_ever(seconds, expected):
+    machine = Machine()
+    timings = run(machine, [seconds], rounds=3, warmup=1, settle_ms=5, lead_s=0.1)
+    assert len(machine.log) == 4 * (expected + 1)
+    np.testing.assert_allclose(timings.inference, seconds, atol=1e-12)
+
+
 def test_a_rest_lasts_until_spinning_threads_stop():
     machine = Machine()
     machine.spinning = 0.073

@@ -99,8 +99,8 @@ def bench(data, tmp_path, monkeypatch):
         monkeypatch.setattr(run, "engine_for", lambda path: measure.engine)
         monkeypatch.setattr(run, "measure_memory", lambda path, **_: memory_reading)
         candidates = [Candidate(label, tmp_path / label, "native", "same") for label in given]
-        quick = {"rounds": 8, "warmup": 2, "margin": 0, "patience": 0, "settle_ms": 0, "progress": lambda line: None}
-        options = {**quick, **options}
+        quick = {"rounds": 8, "warmup": 2, "margin": 0, "patience": 0, "settle_ms": 0, "lead_ms": 0}
+        options = {**quick, "progress": lambda line: None, **options}
         return run_bench(candidates, options.pop("data", data), imgsz=imgsz, **options)
 
     return measure

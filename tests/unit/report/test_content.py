@@ -187,6 +187,10 @@ def test_the_method_names_the_settings_and_what_yolo_val_prints():
     assert "its median and quartiles are shown." in text
     now = {**plain(row("a")), "settings": {**plain(row("a"))["settings"], "loads": 8}}
     assert "disturbed least. Rounds are spread over 8 loads of all candidates." in " ".join(content.method(now))
+    assert "of two inferences the second is timed. The ratio" in text
+    now["settings"] |= {"lead_ms": 100.0}
+    lead = "it runs for 100 ms (at least once, at most 20 times) before the inference that is timed. The ratio"
+    assert lead in " ".join(content.method(now))
     now["settings"] |= {"rounds": 200, "rounds_disturbed": 31, "waited_s": 12.5}
     told = "For cores that no other work slows 12.5 s were waited; in 31 of 200 rounds it was in vain."
     assert told in " ".join(content.method(now))
