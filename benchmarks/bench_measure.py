@@ -238,7 +238,7 @@ def _looped(call: Callable[[], Any]) -> float:
 def overhead(path: Path) -> dict[str, float]:
     """Return what a session costs beyond the runtime's own call, paired, and what timing costs where nothing is run."""
     session, image = engine_for(path).load(path, threads=THREADS), noise_image(IMGSZ)
-    below = session.request.infer if path.is_dir() else session.session.run
+    below = session.compiled.create_infer_request().infer if path.is_dir() else session.session.run
     call = (
         (lambda x: below([x], share_inputs=True, share_outputs=True))
         if path.is_dir()

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 from typing import ClassVar
 
@@ -261,6 +263,22 @@ class TestOpenVino(EngineContract):
     def test_signed_activations_are_refused(self, engine, quantized, tmp_path):
         with pytest.raises(UsageError, match=r"was quantized for tensorrt.*quantize target=openvino"):
             engine.build(quantized / "tensorrt.onnx", tmp_path, precision="int8", imgsz=64)
+
+    def test_what_a_session_was_given_and_gave_outlives_the_caller(self, sources, image, tmp_path):
+        """The runtime keeps addresses; a request that is used after the arrays have gone ends the process."""
+        engine = get_engine("openvino")
+        built = engine.build(sources / "yolov8n.pt", tmp_path, precision="fp32", imgsz=64)
+        session = engine.load(built.path, threads=1)
+        for _ in range(3):
+            given = image.copy()
+            kept = weakref.ref(given), weakref.ref(session.infer(given))
+            del given
+            gc.collect()
+            assert all(one() is not None for one in kept)
+            shared = session.request.infer(share_outputs=True)
+            np.testing.assert_array_equal(next(iter(shared.values())), kept[1]())
+        session.infer(image)
+        assert all(one() is None for one in kept)
 
     def test_a_stock_export_of_any_size_runs(self, sources, image, tmp_path):
         from ultralytics import YOLO

@@ -126,6 +126,7 @@ class OpenVinoSession:
         self._in = inputs.element_type.to_dtype()
         self._out = (tuple(output.shape), output.element_type.to_dtype()) if static else None
         self._tensor = ov.Tensor
+        self._held: tuple[np.ndarray, ...] = ()
         self.version = ov.__version__
         self.wanted, self.threads = wanted, threads
         self.executed = self._executed_precisions()
@@ -140,6 +141,7 @@ class OpenVinoSession:
         images, raw = np.require(images, self._in, ("C", "W")), np.empty(*self._out)
         self.request.set_input_tensor(0, self._tensor(images, shared_memory=True))
         self.request.set_output_tensor(0, self._tensor(raw, shared_memory=True))
+        self._held = images, raw  # the request keeps their addresses and not the arrays, and reading them would crash
         self.request.start_async()
         self.request.wait()
         return raw
