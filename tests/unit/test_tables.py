@@ -59,10 +59,11 @@ def test_the_table_of_one_class_has_means_over_seeds():
 def test_the_agreement_table_leaves_out_the_distance_of_a_graph_to_itself():
     far = {"unpaired": 0.01, "score_median": 0.002, "score_p95": 0.03, "side_px_median": 0.4, "side_px_p95": 2}
     one = {"target": "openvino", "model": "yolov8n", "map50_95_points": 30.0}
-    rows = [{**one, "computed_by": "as written"}, {**one, "computed_by": "pytorch", **far}]
+    other = {**one, "computed_by": "pytorch", "map50_95_points_all": 31.5, **far}
+    rows = [{**one, "computed_by": "as written"}, other]
     lines = tables.agreement_table({**TREE, "rows": rows, "calibration_images": 128}).splitlines()
-    assert lines[2] == "| openvino | yolov8n | as written | 30.00 | - | - | - | - | - |"
-    assert lines[3] == "| openvino | yolov8n | pytorch | 30.00 | 1.0 % | 0.002 | 0.030 | 0.40 | 2.00 |"
+    assert lines[2] == "| openvino | yolov8n | as written | 30.00 | - | - | - | - | - | - |"
+    assert lines[3] == "| openvino | yolov8n | pytorch | 30.00 | 31.50 | 1.0 % | 0.002 | 0.030 | 0.40 | 2.00 |"
 
 
 def test_the_calibration_table_puts_the_chosen_images_among_the_random_draws():
