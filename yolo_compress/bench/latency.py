@@ -25,7 +25,7 @@ LONGEST_REST_S = 0.5
 # slower than those that follow; where neighbours share the cores, all of the next tenth of a second are. A device that
 # keeps running one model, and the runtimes' own tools, do not see that.
 LEAD = 1
-MOST_LEAD = 20  # of less than 5 ms each, where time alone would ask for more than another inference can warm
+MOST_LEAD = 20  # inferences, so that a model of a fraction of a millisecond does not run hundreds of times a turn
 # A neighbour on the same machine slows all candidates, and small ones more than large ones. Ratios are therefore those
 # of the rounds that were disturbed least.
 QUIET_SHARE = 0.25
