@@ -214,13 +214,15 @@ def quantize_table(tree: dict[str, Any]) -> str:
 
 def agreement_table(tree: dict[str, Any]) -> str:
     """Return what computes one quantized model, and how far its detections lie from those of the written graph."""
-    lines = [["form", "model", "computed by", "mAP50-95", "of all images"]]
+    every = any("map50_95_points_all" in row for row in tree["rows"])
+    lines = [["form", "model", "computed by", "mAP50-95", *["of all images"] * every]]
     lines[0] += ["unpaired", "score", "score, 95 %", "side", "side, 95 %"]
-    lines.append(["---"] * 3 + ["---:"] * 7)
+    lines.append(["---"] * 3 + ["---:"] * (len(lines[0]) - 3))
     models = list(dict.fromkeys((row["target"], row["model"]) for row in tree["rows"]))
     for row in sorted(tree["rows"], key=lambda row: models.index((row["target"], row["model"]))):
         line = [row["target"], row["model"], row["computed_by"], f"{row['map50_95_points']:.2f}"]
-        line.append(f"{row['map50_95_points_all']:.2f}" if "map50_95_points_all" in row else "-")
+        if every:
+            line.append(f"{row['map50_95_points_all']:.2f}" if "map50_95_points_all" in row else "-")
         if "unpaired" in row:
             line.append(f"{100 * row['unpaired']:.1f} %")
             line += [f"{row[key]:.3f}" for key in ("score_median", "score_p95")]

@@ -63,6 +63,8 @@ def test_the_agreement_table_leaves_out_the_distance_of_a_graph_to_itself():
     rows = [{**one, "computed_by": "as written"}, other]
     lines = tables.agreement_table({**TREE, "rows": rows, "calibration_images": 128}).splitlines()
     assert lines[2] == "| openvino | yolov8n | as written | 30.00 | - | - | - | - | - | - |"
+    of_400 = tables.agreement_table({**TREE, "rows": rows[:1], "calibration_images": 128}).splitlines()
+    assert of_400[2] == "| openvino | yolov8n | as written | 30.00 | - | - | - | - | - |"
     assert lines[3] == "| openvino | yolov8n | pytorch | 30.00 | 31.50 | 1.0 % | 0.002 | 0.030 | 0.40 | 2.00 |"
 
 
