@@ -33,7 +33,7 @@ from benchmarks.record import Experiment, claim
 from yolo_compress.bench.latency import no_garbage_collection, time_alternately
 from yolo_compress.bench.paired import noise_image
 from yolo_compress.bench.quiet import undisturbed_cores
-from yolo_compress.bench.run import LEAD_MS, SETTLE_MS
+from yolo_compress.bench.run import LEAD_MS, PATIENCE, SETTLE_MS
 from yolo_compress.engines import engine_for, get_engine
 from yolo_compress.host.data import sample
 from yolo_compress.host.export import export_native, export_onnx
@@ -46,7 +46,6 @@ REPEATS, ROUNDS = 3, 130
 TURNS, SINGLE_ROUNDS, WARMUP = 11, 60, 6
 APP_S, SLICE_S, POLL_S = 16, 0.5, 0.01  # about as long as our rounds, half of that time stopped
 READY = "ready"
-PATIENCE = 1.0  # of `bench`, as its default
 SHORT_TURNS, SHORT_ROUNDS = 40, 10
 REFERENCES = (("openvino", "yolov8n", "fp32"), ("openvino", "yolov8n", "int8"), ("onnxruntime", "yolov8n", "fp32"))
 REPEATABILITY, GAP, OVERHEAD = 0.03, 0.05, 2.0

@@ -22,8 +22,8 @@ CONFIDENCE = 0.95
 IDLE_SHARE = 0.2  # processor time over time, below which the process counts as idle
 LONGEST_REST_S = 0.5
 # After a rest, and after other candidates, threads sleep and weights are out of the caches, and the first inference is
-# slower than those that follow; where neighbours share the cores, all of the next tenth of a second are. A device that
-# keeps running one model, and the runtimes' own tools, do not see that.
+# slower than those that follow; where neighbours share the cores, the next ones are too. A device that keeps running
+# one model, and the runtimes' own tools, do not see that.
 LEAD = 1
 MOST_LEAD = 20  # inferences, so that a model of a fraction of a millisecond does not run hundreds of times a turn
 # A neighbour on the same machine slows all candidates, and small ones more than large ones. Ratios are therefore those
