@@ -32,6 +32,7 @@ from yolo_compress.engines import engine_for, get_engine
 from yolo_compress.engines.pytorch import ModelSession
 from yolo_compress.host.checkpoint import load_model
 from yolo_compress.host.data import sample
+from yolo_compress.host.detect import answer_densely
 from yolo_compress.host.export import export_onnx
 from yolo_compress.quantize import quantize_onnx
 from yolo_compress.quantize.emulation import install
@@ -129,6 +130,7 @@ class Unfused(ModelSession):
     """A model whose BatchNorm the quantizers have folded already."""
 
     def __init__(self, model: Any) -> None:
+        answer_densely(model)
         model.fuse = lambda verbose=False: model
         super().__init__(model)
 

@@ -16,6 +16,7 @@ from yolo_compress.engines.source import check_file, check_precision
 from yolo_compress.errors import UsageError
 from yolo_compress.host.checkpoint import facts, load_model, set_facts, write_model
 from yolo_compress.host.cpu import bf16_units, usable_cores
+from yolo_compress.host.detect import answer_densely
 
 PRECISION_FACT = "inference_precision"
 
@@ -62,7 +63,9 @@ class ModelSession:
     def __init__(self, model: torch.nn.Module, *, device: str = "cpu", threads: int | None = None) -> None:
         try:
             self.device = torch.device(f"cuda:{device}" if device.isdigit() else device)
-            copy = deepcopy(model).fuse(verbose=False).to(self.device).eval()
+            copy = deepcopy(model)
+            answer_densely(copy)  # before fusing, which takes the other head out
+            copy = copy.fuse(verbose=False).to(self.device).eval()
         except RuntimeError as error:
             raise UsageError(f"device={device} cannot be used ({error}); give device=cpu") from error
         self.model: torch.nn.Module | None = copy

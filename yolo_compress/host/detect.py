@@ -17,6 +17,16 @@ from yolo_compress.host.checkpoint import training_args
 from yolo_compress.host.ultralytics import DetectionModel, non_max_suppression
 
 
+def answer_densely(model: nn.Module) -> None:
+    """Make a model answer by its one-to-many head, in place, as Ultralytics does by default.
+
+    A checkpoint can say of itself that it answers by its one-to-one head; validation and export of Ultralytics override
+    that with `nms=`, whose default is the other head.
+    """
+    if getattr(model, "end2end", False):
+        model.end2end = False
+
+
 def postprocess(
     raw: np.ndarray | torch.Tensor, *, conf: float = 0.001, iou: float = 0.7, max_det: int = 300
 ) -> list[np.ndarray]:
