@@ -51,6 +51,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "w4": {"range": "mse", "weight_bits": 4},
     "w4, bias, adaround": FOUR_BITS,
     "w4, bias, adaround, blocks of 32": {**FOUR_BITS, "weight_group": 32},
+    "w4, bias, adaround, blocks of 32, foreground": {**FOUR_BITS, "weight_group": 32, "foreground": 0.5},
     "w4, percentile, bias, adaround, blocks of 32": {**FOUR_BITS, "weight_group": 32, "range": "percentile"},
 }
 DEFAULT = (

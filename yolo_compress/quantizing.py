@@ -71,6 +71,8 @@ def quantize_checkpoint(
             **format_options(section),
             rounding=section.rounding if repaired else "nearest",
             bias_correction=section.bias_correction and repaired,
+            repair_images=section.repair_images,
+            foreground=section.foreground,
             seen=seen,
             progress=context.progress,
         )

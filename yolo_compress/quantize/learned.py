@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 FACT = "qat"  # among the facts of a model
 STORED = "weight_storage"  # the one option of the form that can still be chosen, since it changes no value
 FORM = ("keep", *(name for name in FORMAT_OPTIONS if name != STORED))  # options that training has settled
-SETTLED = (*FORM, "range", "rounding", "bias_correction", "max_drop", "latency")  # and what scales were begun with
+REPAIR = ("rounding", "bias_correction", "repair_images", "foreground")
+SETTLED = (*FORM, "range", *REPAIR, "max_drop", "latency")  # and what scales were begun with
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,8 @@ def quantize_onnx(
     activation_bits: int = 8,
     rounding: str = "nearest",
     bias_correction: bool = False,
+    repair_images: int = REPAIR_IMAGES,
+    foreground: float = 0.0,
     avoid_overflow: bool | None = None,
     seen: dict[Group, Histogram] | None = None,
     progress: Callable[[str], None] | None = None,
@@ -67,6 +69,10 @@ def quantize_onnx(
         activation_bits: Of the code of a static activation, 2 to 16; other than 8 a simulation.
         rounding: How codes of weights are chosen; see `ROUNDINGS`.
         bias_correction: Add to biases by how much outputs are too low on the images, layer by layer.
+        repair_images: Of the images, how many rounding and bias correction look at, from the first on; all feature maps
+            of them that are still needed are held in memory.
+        foreground: Share of the positions looked at that is drawn where the float model detects something; see
+            `foreground.Places`.
         avoid_overflow: Scale weights so that CPUs without VNNI cannot saturate; the scheme decides when not given, not
             the CPU that quantizes, since files travel.
         seen: What earlier calls with the same model, images and size have seen of groups of tensors; added to.
@@ -102,6 +108,8 @@ def quantize_onnx(
         range=range,
         rounding=rounding,
         bias_correction=bias_correction,
+        repair_images=repair_images,
+        foreground=foreground,
         seen=seen,
         progress=progress,
     )
@@ -114,6 +122,8 @@ def quantize_onnx(
         "weight_bits": numbers.weights.bits,
         "rounding": rounding,
         "bias_correction": bias_correction,
+        "repair_images": min(repair_images, len(images)) if made.errors else 0,
+        "foreground": float(foreground),
         "avoid_overflow": numbers.weights.avoid_overflow,
     }
     notes = calibration_notes(len(images)) if numbers.static else []
@@ -130,6 +140,8 @@ def choose_all(
     range: str = "mse",
     rounding: str = "nearest",
     bias_correction: bool = False,
+    repair_images: int = REPAIR_IMAGES,
+    foreground: float = 0.0,
     seen: dict[Group, Histogram] | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Choices:
@@ -144,14 +156,23 @@ def choose_all(
         range: How activation ranges are chosen; see `RANGES`.
         rounding: How codes of weights are chosen; see `ROUNDINGS`.
         bias_correction: Add to biases by how much outputs are too low on the images, layer by layer.
+        repair_images: Of the images, how many rounding and bias correction look at, from the first on; all feature maps
+            of them that are still needed are held in memory.
+        foreground: Share of the positions looked at that is drawn where the float model detects something; see
+            `foreground.Places`.
         seen: As in `quantize_onnx`.
         progress: Takes a line now and then.
 
     Raises:
-        UsageError: Unknown range or rounding, or a group of weights that divides no layer.
+        UsageError: Unknown range or rounding, a share or number of images that cannot be, or a group of weights that
+            divides no layer.
         DataError: No images, or an unreadable one.
         UnsupportedModel: Activations that are not finite.
     """
+    if not 0 <= foreground <= 1:
+        raise UsageError(f"foreground={foreground:g} is not possible; give a share from 0 to 1")
+    if repair_images < 1:
+        raise UsageError(f"repair_images={repair_images} is not possible; give 1 or more, such as {REPAIR_IMAGES}")
     method = entry_of(RANGES, "range", range)
     rounder = entry_of(ROUNDINGS, "rounding", rounding).choose
     chosen = choose_widths(model, placement, numbers, method, images, imgsz=imgsz, seen=seen, progress=progress)
@@ -165,11 +186,12 @@ def choose_all(
             placement,
             quantizers,
             parameters,
-            images[:REPAIR_IMAGES],
+            images[:repair_images],
             imgsz=imgsz,
             form=form,
             rounder=rounder,
             bias=bias_correction,
+            foreground=foreground,
             int32_bias=numbers.int32_bias,
             progress=progress,
         )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from yolo_compress.quantize.affine import Affine
+from yolo_compress.quantize.foreground import Places
 from yolo_compress.quantize.graph import Parameters, conv_options, float_parameters, function_behind, insert
 from yolo_compress.quantize.placement import Group, Layer, Placement, Wiring
 from yolo_compress.quantize.ranges import Function
@@ -38,6 +39,7 @@ def repair_layers(
     form: WeightForm,
     rounder: Rounder | None,
     bias: bool,
+    foreground: float,
     int32_bias: bool,
     progress: Callable[[str], None] | None = None,
 ) -> tuple[dict[int, Parameters], dict[int, tuple[float, float]]]:
@@ -58,6 +60,8 @@ def repair_layers(
         rounder: Chooses codes, from `ROUNDINGS`; the nearest ones stay without.
         bias: Add to each bias by how much the output is too low (Nagel et al. 2019, Data-Free Quantization, section
             4.2), judged behind the activation.
+        foreground: Share of the positions looked at that is drawn where the float model detects something, see
+            `Places`.
         int32_bias: Biases are stored as int32.
         progress: Takes a line now and then.
 
@@ -69,9 +73,10 @@ def repair_layers(
     result, told = dict(parameters), dict[int, tuple[float, float]]()
     waves = waves_of(wiring, placement.layers)
     floating, changed = Stepwise(images, imgsz), Stepwise(images, imgsz)
+    places = Places.of(model, images, imgsz, foreground)
     for number, wave in enumerate(waves):
         quantized = insert(model, placement, quantizers, result, int32_bias=int32_bias)
-        for layer, seen in _look(floating, changed, model, quantized, wiring, wave).items():
+        for layer, seen in _look(floating, changed, model, quantized, wiring, wave, places).items():
             weight, given = float_parameters(wiring, layer.node)[0], result[layer.node]
             codes, function = given.weight, function_behind(wiring, layer.node)
             assert codes is not None
@@ -140,20 +145,20 @@ class Seen:
         self.kept: list[tuple[np.ndarray, np.ndarray]] = []  # inputs and outputs at some positions
         self.count = 0
 
-    def add(self, exact: np.ndarray, got: np.ndarray, seed: int) -> None:
+    def add(self, exact: np.ndarray, got: np.ndarray, batch: int, places: Places) -> None:
         """Take in the inputs (N, C, H, W) of the float and of the quantized model at the same random positions."""
-        random = np.random.default_rng(seed)
-        for one, other in zip(exact, got, strict=True):
+        random = np.random.default_rng(batch)
+        for image, (one, other) in enumerate(zip(exact, got, strict=True)):
             windows, quantized = self._windows(one), self._windows(other)
             rows, columns = windows.shape[1:3]
-            places = random.permutation(rows * columns)[:POSITIONS]
-            x, z = (self._taken(w, places // columns, places % columns) for w in (windows, quantized))
+            drawn = places.drawn(batch, image, (rows, columns), POSITIONS, random)
+            x, z = (self._taken(w, drawn // columns, drawn % columns) for w in (windows, quantized))
             y = x @ self.rows.transpose(0, 2, 1)  # (groups, positions, outputs)
             self.inputs += z.transpose(0, 2, 1) @ z
             self.pull += y.transpose(0, 2, 1) @ z
             self.power += (y.astype(np.float64) ** 2).sum(axis=1)
             self.kept.append((z[:, :KEPT].copy(), y[:, :KEPT].copy()))
-            self.count += len(places)
+            self.count += len(drawn)
 
     @property
     def moments(self) -> Moments:
@@ -187,6 +192,7 @@ def _look(
     quantized: onnx.ModelProto,
     wiring: Wiring,
     wave: Sequence[Layer],
+    places: Places,
 ) -> dict[Layer, Seen]:
     """Run both models up to the inputs of some layers."""
     by_output = {node.output[0]: node for node in quantized.graph.node}
@@ -196,7 +202,7 @@ def _look(
     steps = floating.advance(model, list(exact.values())), changed.advance(quantized, list(got.values()))
     for number, (one, other) in enumerate(zip(*steps, strict=True)):
         for layer, sums in seen.items():
-            sums.add(one[exact[layer]], other[got[layer]], number)
+            sums.add(one[exact[layer]], other[got[layer]], number, places)
     return seen
 
 

@@ -70,6 +70,8 @@ def starting_point(
         range=form.range,
         rounding=form.rounding,
         bias_correction=form.bias_correction,
+        repair_images=form.repair_images,
+        foreground=form.foreground,
         progress=progress,
     )
     if repairs(form):

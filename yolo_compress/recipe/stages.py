@@ -119,6 +119,20 @@ class QuantizeSection(Section):
     bias_correction: bool = option(
         False, "Fit biases layer by layer, so that outputs stay what they were.", flag="quantize_bias_correction"
     )
+    repair_images: int = option(
+        64,
+        "Of those images, how many rounding and bias_correction look at; memory and time grow with them.",
+        flag="quantize_repair_images",
+        ge=1,
+    )
+    foreground: float = option(
+        0.0,
+        "Share of what rounding and bias_correction look at in an image that is drawn where the float model detects "
+        "something; 0 looks everywhere alike.",
+        flag="quantize_foreground",
+        ge=0,
+        le=1,
+    )
     learned: bool = option(
         True,
         "Follow what quantization-aware training has left in a checkpoint; else choose everything anew.",

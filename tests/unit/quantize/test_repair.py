@@ -18,6 +18,7 @@ from yolo_compress.errors import UsageError
 from yolo_compress.host.data import image_batches
 from yolo_compress.host.export import onnx_metadata
 from yolo_compress.quantize import ROUNDINGS, SCHEMES, quantize_onnx
+from yolo_compress.quantize.foreground import Places
 from yolo_compress.quantize.placement import Wiring, place
 from yolo_compress.quantize.ranges import silu
 from yolo_compress.quantize.repair import POSITIONS, Seen, best_shift, waves_of
@@ -52,7 +53,7 @@ def test_what_is_seen_equals_a_convolution(groups, inputs, outputs, kernel, stri
         "Conv", ["x", "w"], ["y"], group=groups, strides=[stride, stride], pads=[pad] * 4, kernel_shape=[kernel] * 2
     )
     seen = Seen(weight, node)
-    seen.add(x, z, seed)
+    seen.add(x, z, seed, Places(0, ()))
     conv = {"stride": stride, "padding": pad, "groups": groups}
     y, made = (
         torch.nn.functional.conv2d(torch.from_numpy(a), torch.from_numpy(w), **conv).numpy()
@@ -156,10 +157,19 @@ def test_a_scale_per_block_is_what_the_runtime_computes_with(graphs, images, tmp
 def test_what_was_chosen_is_recorded(graphs, images, tmp_path):
     out = tmp_path / "a.onnx"
     quantize_onnx(
-        graphs / "yolov8n.onnx", out, images=images, imgsz=64, rounding="adaround", bias_correction=True, weight_group=8
+        graphs / "yolov8n.onnx",
+        out,
+        images=images,
+        imgsz=64,
+        rounding="adaround",
+        bias_correction=True,
+        weight_group=8,
+        repair_images=3,
+        foreground=0.5,
     )
     facts = json.loads(onnx_metadata(out)["yolo_compress"])
     assert (facts["rounding"], facts["bias_correction"], facts["weight_group"]) == ("adaround", True, 8)
+    assert (facts["repair_images"], facts["foreground"]) == (3, 0.5)
 
 
 def test_bad_options(graphs, images, tmp_path):
@@ -168,6 +178,19 @@ def test_bad_options(graphs, images, tmp_path):
         quantize_onnx(**given, rounding="adarond")
     with pytest.raises(UsageError, match="weight_bits=17 is not possible"):
         quantize_onnx(**given, weight_bits=17)
+    with pytest.raises(UsageError, match=r"foreground=1\.5 is not possible; give a share from 0 to 1"):
+        quantize_onnx(**given, foreground=1.5)
+    with pytest.raises(UsageError, match="repair_images=0 is not possible; give 1 or more, such as 64"):
+        quantize_onnx(**given, repair_images=0)
     with pytest.raises(UsageError, match=r"weight_group=7 divides the inputs of no layer; they have .*: give 16 or 32"):
         quantize_onnx(**given, weight_group=7)
     assert not (tmp_path / "a.onnx").exists()
+
+
+def test_objects_count_only_where_they_are_asked_for(awake, images, tmp_path):
+    given = {"images": images, "imgsz": 64, "weight_bits": 4, "rounding": "adaround"}
+    files = {share: tmp_path / f"{share}.onnx" for share in (None, 0, 1)}
+    for share, out in files.items():
+        quantize_onnx(awake / "yolov8n.onnx", out, **given, **({} if share is None else {"foreground": share}))
+    assert files[None].read_bytes() == files[0].read_bytes()
+    assert not np.array_equal(scores(files[0], images), scores(files[1], images))
