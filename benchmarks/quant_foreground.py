@@ -74,10 +74,17 @@ def _claims(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     statement = (
         f"{MODEL} with weights of 4 bits in blocks of 32 after AdaRound and bias correction, mAP50-95 at {IMGSZ} px on "
         f"{rows[0]['images_judged']} images that were not looked at, mean over {len(DRAWS)} draws of calibration "
-        f"images: float {floating:.2f}; {told}; gain of foreground={SHARE:g} with {FEW} images"
+        f"images: float {floating:.2f}; {told}; gain of "
     )
-    gain = statistics.mean(points(FEW, SHARE)) - statistics.mean(points(FEW, NONE))
-    return [claim("quant.foreground_gain", statement, gain, "mAP", "> 0", holds=gain > 0, seeds=list(DRAWS))]
+    few, objects, many = (statistics.mean(points(*way)) for way in ((FEW, NONE), (FEW, SHARE), (MANY, NONE)))
+    gains = {
+        "quant.foreground_gain": (objects - few, f"foreground={SHARE:g} with {FEW} images"),
+        "quant.repair_images_gain": (many - few, f"{MANY} images over {FEW}"),
+    }
+    return [
+        claim(name, statement + what, gain, "mAP", "> 0", holds=gain > 0, seeds=list(DRAWS))
+        for name, (gain, what) in gains.items()
+    ]
 
 
 if __name__ == "__main__":
