@@ -354,6 +354,8 @@ def test_every_flag_sets_its_option(name):
         "bench_severities": {"bench_robustness": True},
         "bench_robustness_images": {"bench_robustness": True},
         "quantize_timed": {"quantize_max_drop": 0.3},
+        "quantize_repair_images": {"quantize_bias_correction": True},
+        "quantize_foreground": {"quantize_rounding": "adaround"},
         "distill_order": {"teacher": "yolov8s.pt,yolov8m.pt"},
         **{f"trt_{field}": {"engines": "tensorrt:fp16"} for field in recipe.TensorRtSection.model_fields},
     }.get(name, {})
@@ -408,6 +410,10 @@ def test_one_pruning_target_replaces_the_other_but_both_at_once_are_refused():
         ({"distill": "cwd=nan", "teacher": "self"}, "the weight of 'cwd' is nan"),
         ({"distill": "cwd"}, "distillation needs a teacher; give a checkpoint, or teacher=self"),
         ({"bench_rounds": 2}, "bench_rounds=2"),
+        (
+            {"quantize_foreground": 0.5},
+            "foreground=0.5 says what rounding and bias_correction look at, and neither is asked for",
+        ),
         (
             {"prune_importance": "l2"},
             "none of ratio, flops and latency given; give exactly one, such as ratio=0.3 (as a flag",

@@ -140,6 +140,21 @@ class QuantizeSection(Section):
     )
 
     @model_validator(mode="after")
+    def _repaired_where_it_is_said_how(self) -> QuantizeSection:
+        given = [
+            name
+            for name in ("repair_images", "foreground")
+            if getattr(self, name) != type(self).model_fields[name].default
+        ]
+        if given and self.rounding == "nearest" and not self.bias_correction:
+            raise ValueError(
+                f"{given[0]}={getattr(self, given[0])} says what rounding and bias_correction look at, and neither is "
+                "asked for; give rounding=adaround or bias_correction=True (as flags: quantize_rounding=adaround), or "
+                f"leave {given[0]} out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _timed_for_something(self) -> QuantizeSection:
         if self.timed and self.max_drop is None and self.latency is None:
             raise ValueError(
