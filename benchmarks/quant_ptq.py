@@ -52,6 +52,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "w4, bias, adaround": FOUR_BITS,
     "w4, bias, adaround, blocks of 32": {**FOUR_BITS, "weight_group": 32},
     "w4, bias, adaround, blocks of 32, foreground": {**FOUR_BITS, "weight_group": 32, "foreground": 0.5},
+    "w4, bias, adaround, blocks of 32, 128 images": {**FOUR_BITS, "weight_group": 32, "repair_images": 128},
     "w4, percentile, bias, adaround, blocks of 32": {**FOUR_BITS, "weight_group": 32, "range": "percentile"},
 }
 DEFAULT = (
