@@ -121,7 +121,7 @@ class QuantizeSection(Section):
     )
     repair_images: int = option(
         64,
-        "Of those images, how many rounding and bias_correction look at; memory and time grow with them.",
+        "Of the calibration images, how many rounding and bias_correction look at; memory and time grow with them.",
         flag="quantize_repair_images",
         ge=1,
     )

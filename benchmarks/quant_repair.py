@@ -1,7 +1,7 @@
 # Copyright (C) 2026 yolo_compress contributors. SPDX-License-Identifier: AGPL-3.0-or-later
-"""What repair gains by looking at objects more than at the rest of an image, and by looking at more images.
+"""What repairing weights of few bits gains by more images, and by looking at objects more than at the rest of them.
 
-Usage: YOLO_COMPRESS_DATA=DIR python -m benchmarks.quant_foreground
+Usage: YOLO_COMPRESS_DATA=DIR python -m benchmarks.quant_repair
 
 yolov8n with weights of 4 bits in blocks of 32, AdaRound and bias correction, in the symmetric form. Two draws of
 calibration images; accuracy on every image that is in neither, since 400 images alone do not tell differences of this
@@ -24,7 +24,7 @@ from yolo_compress.host.data import sample
 from yolo_compress.host.export import export_onnx
 from yolo_compress.quantize import quantize_onnx
 
-NAME = "quant_foreground"
+NAME = "quant_repair"
 MODEL, IMGSZ, IMAGES, DRAWS = "yolov8n", 320, 256, (0, 1)
 FORM: dict[str, Any] = {"target": "tensorrt", "weight_bits": 4, "weight_group": 32}
 REPAIR: dict[str, Any] = {"rounding": "adaround", "bias_correction": True}
