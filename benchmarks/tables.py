@@ -7,6 +7,7 @@ A block stands between `<!-- begin: NAME -->` and `<!-- end -->`, where NAME is
   which has `imgsz`, `images` and `model` beside the keys of every result file;
 * `training_free`: benchmarks/results/prune_training_free.json, a line per way to prune and a column per model;
 * `recovery`: benchmarks/results/prune_recovery.json, a line per way to prune, means over seeds;
+* `sibling`: benchmarks/results/prune_sibling.json, a line per model and way to train it, means over seeds;
 * `classes`: benchmarks/results/prune_classes.json, a line per model of one class, means over seeds;
 * `weights`: benchmarks/results/prune_weights.json, a line per mask;
 * `quantize`: benchmarks/results/quant_ptq.json, accuracy by target and way, a column per model;
@@ -41,6 +42,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SPINE_RUN = ROOT / "benchmarks" / "results" / "spine_run.json"
 TRAINING_FREE = ROOT / "benchmarks" / "results" / "prune_training_free.json"
 RECOVERY = ROOT / "benchmarks" / "results" / "prune_recovery.json"
+SIBLING = ROOT / "benchmarks" / "results" / "prune_sibling.json"
 CLASSES = ROOT / "benchmarks" / "results" / "prune_classes.json"
 WEIGHTS = ROOT / "benchmarks" / "results" / "prune_weights.json"
 QUANTIZE = ROOT / "benchmarks" / "results" / "quant_ptq.json"
@@ -148,8 +150,8 @@ def recovery_table(tree: dict[str, Any]) -> str:
     return f"{_markdown(lines)}\n\n{_circumstances(tree)}"
 
 
-def classes_table(tree: dict[str, Any]) -> str:
-    """Return share of the time and mAP50-95 of every detector of one class, a mean over seeds."""
+def timed_table(tree: dict[str, Any]) -> str:
+    """Return share of the time and mAP50-95 of every candidate, means over seeds."""
     lines = [["", "share of the time", "mAP50-95", "seeds"], ["---", *["---:"] * 3]]
     for name in dict.fromkeys(row["candidate"] for row in tree["rows"]):
         rows = [row for row in tree["rows"] if row["candidate"] == name]
@@ -349,7 +351,8 @@ RENDERERS: dict[str, Callable[[str], str | None]] = {
     "results": lambda _: _from(SPINE_RUN, results_table),
     "training_free": lambda _: _from(TRAINING_FREE, training_free_table),
     "recovery": lambda _: _from(RECOVERY, recovery_table),
-    "classes": lambda _: _from(CLASSES, classes_table),
+    "sibling": lambda _: _from(SIBLING, timed_table),
+    "classes": lambda _: _from(CLASSES, timed_table),
     "weights": lambda _: _from(WEIGHTS, weights_table),
     "quantize": lambda _: _from(QUANTIZE, quantize_table),
     "calib": lambda _: _from(CALIB, calib_table),

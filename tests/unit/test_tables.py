@@ -52,7 +52,7 @@ def test_the_results_table_has_a_line_for_each_row():
 def test_the_table_of_one_class_has_means_over_seeds():
     one = {"candidate": "small", "latency_ratio": 0.4, "map50_95_points": 30.0}
     trained = [{**one, "candidate": "small, trained", "seed": s, "map50_95_points": 31.0 + s} for s in (0, 1)]
-    lines = tables.classes_table({**TREE, "rows": [one, *trained]}).splitlines()
+    lines = tables.timed_table({**TREE, "rows": [one, *trained]}).splitlines()
     assert lines[2:4] == ["| small | 0.400 | 30.00 | - |", "| small, trained | 0.400 | 31.50 | 2 |"]
 
 
