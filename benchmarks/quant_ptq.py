@@ -53,6 +53,12 @@ WAYS: dict[str, dict[str, Any]] = {
     "w4, bias, adaround, blocks of 32": {**FOUR_BITS, "weight_group": 32},
     "w4, bias, adaround, blocks of 32, foreground": {**FOUR_BITS, "weight_group": 32, "foreground": 0.5},
     "w4, bias, adaround, blocks of 32, 128 images": {**FOUR_BITS, "weight_group": 32, "repair_images": 128},
+    "w4, auto, bias, adaround, blocks of 16, 128 images": {
+        **FOUR_BITS,
+        "range": "auto",
+        "weight_group": 16,
+        "repair_images": 128,
+    },
     "w4, percentile, bias, adaround, blocks of 32": {**FOUR_BITS, "weight_group": 32, "range": "percentile"},
 }
 DEFAULT = (
