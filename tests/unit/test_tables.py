@@ -49,7 +49,7 @@ def test_the_results_table_has_a_line_for_each_row():
     )
 
 
-def test_the_table_of_one_class_has_means_over_seeds():
+def test_a_table_of_timed_candidates_has_means_over_seeds():
     one = {"candidate": "small", "latency_ratio": 0.4, "map50_95_points": 30.0}
     trained = [{**one, "candidate": "small, trained", "seed": s, "map50_95_points": 31.0 + s} for s in (0, 1)]
     lines = tables.timed_table({**TREE, "rows": [one, *trained]}).splitlines()
