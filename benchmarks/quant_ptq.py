@@ -5,7 +5,8 @@ Usage: YOLO_COMPRESS_DATA=DIR python -m benchmarks.quant_ptq [accuracy|latency .
 
 Everything calibrates on the same images of the training set. Accuracy of the `tensorrt` form is that of ONNX Runtime
 computing the quantizers as they are written. For the stand-ins, whose weights were rebuilt from INT8, only the
-difference to their own float model is looked at. Rows that a call before has measured are kept.
+difference to their own float model is looked at. Rows that a call before has measured are kept; times of one processor
+say nothing of another one's, so each has its own, and a claim on them is about the worst.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.record import Experiment, claim
+from benchmarks.record import Experiment, claim, this_cpu
 from yolo_compress.bench.accuracy import detect, evaluate
 from yolo_compress.bench.machine import describe_machine
 from yolo_compress.bench.result import Candidate
@@ -114,9 +115,8 @@ def _pairs() -> list[dict[str, Any]]:
     """Return what is timed against the native INT8 export, with the matrix unit where there is one, and without."""
     found = [("yolov8n", "openvino"), ("yolov8s", "openvino"), ("yolov8n", "onnxruntime")]
     units = (True, False) if _has_amx() else (False,)
-    return [
-        {"model": model, "target": target, "amx": amx, "way": "latency"} for amx in units for model, target in found
-    ]
+    shared = {"way": "latency", "cpu": this_cpu()}
+    return [{"model": model, "target": target, "amx": amx, **shared} for amx in units for model, target in found]
 
 
 def _has_amx() -> bool:
@@ -220,7 +220,7 @@ def _claims(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     def drop(model: str, target: str, way: str = DEFAULT) -> float:
         return points[model, "onnxruntime", "float"] - points[model, target, way]
 
-    ratios = {(r["model"], r["target"], r["amx"]): r["ratio"] for r in rows if "ratio" in r}
+    ratios = {(r["model"], r["target"], r["cpu"], r["amx"]): r["ratio"] for r in rows if "ratio" in r}
     wanted: list[tuple[str, str, Callable[[], float], bool, str]] = [
         (
             "quant.openvino_drop",
@@ -271,10 +271,13 @@ def _claims(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return claims
 
 
-def _slowest(ratios: dict[tuple[str, str, bool], float], target: str, models: tuple[str, ...]) -> float:
-    """Return the worst ratio of a target; each of the models counts, with and without the matrix unit."""
-    units = {amx for _, where, amx in ratios if where == target}
-    return max([ratios[model, target, amx] for model in models for amx in units or {False}])
+def _slowest(ratios: dict[tuple[str, str, str, bool], float], target: str, models: tuple[str, ...]) -> float:
+    """Return the worst ratio of a target; each of the models counts, on each processor, with and without AMX."""
+    units = {(cpu, amx) for _, where, cpu, amx in ratios if where == target}
+    found = [ratios[(model, target, *unit)] for model in models for unit in units]
+    if not found:
+        raise KeyError(target)  # not timed yet
+    return max(found)
 
 
 def _told(points: dict[tuple[str, str, str], float], target: str, claimed: str = DEFAULT) -> str:
@@ -286,10 +289,10 @@ def _told(points: dict[tuple[str, str, str], float], target: str, claimed: str =
     return f"mAP50-95 at {IMGSZ} px, target={target}, claimed of '{claimed}': " + "; ".join(parts)
 
 
-def _timed(ratios: dict[tuple[str, str, bool], float], target: str) -> str:
+def _timed(ratios: dict[tuple[str, str, str, bool], float], target: str) -> str:
     parts = [
-        f"{model} {ratio:.3f}{'' if amx else ' without AMX'}"
-        for (model, where, amx), ratio in ratios.items()
+        f"{model} {ratio:.3f} on {cpu.partition(':')[0]} {'with' if amx else 'without'} AMX"
+        for (model, where, cpu, amx), ratio in ratios.items()
         if where == target
     ]
     return f"time of target={target}, default {DEFAULT}, over that of the native INT8 export, paired: " + "; ".join(

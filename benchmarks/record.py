@@ -88,13 +88,18 @@ class Experiment:
 
     def add(self, row: dict[str, Any], claims: Sequence[Mapping[str, Any]] = ()) -> None:
         """Keep and print a row, with the processor that it was measured on: a later call may run on another one."""
-        self.rows.append({**row, "cpu": _cpu(describe_machine())})
+        self.rows.append({**row, "cpu": this_cpu()})
         write(self.name, self.rows, claims, **self.extra)
         print({key: value for key, value in row.items() if key != "widths"}, flush=True)
 
     def finish(self, claims: Sequence[Mapping[str, Any]] = ()) -> int:
         """Write the file with its claims; return 1 when one does not hold."""
         return write(self.name, self.rows, claims, **self.extra)
+
+
+def this_cpu() -> str:
+    """Return the processor of this machine and its units, as rows name it."""
+    return _cpu(describe_machine())
 
 
 def _cpu(device: Mapping[str, Any]) -> str:

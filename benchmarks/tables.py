@@ -285,10 +285,11 @@ def native_table(
         lines.append([f"INT8 without training, {runtimes[target]}, {model} (float {whole:.2f}): mAP50-95", *found])
         for row in quantize["rows"]:
             if (row["model"], row["target"], row["way"]) == (model, target, "latency"):
-                flags = row["cpu"].partition(": ")[2].split()
+                cpu, _, told = row["cpu"].partition(": ")
+                flags = told.split()
                 unit = next((name for name in ("amx_int8", "avx512_vnni", "avx_vnni") if name in flags), "avx2")
                 unit = unit if row["amx"] else unit.replace("amx_int8", "avx512_vnni")
-                lines.append([f"its time in {runtimes[target]} ({unit})", "1", f"{row['ratio']:.3f}"])
+                lines.append([f"its time in {runtimes[target]} ({cpu}, {unit})", "1", f"{row['ratio']:.3f}"])
     trained: dict[str, list[float]] = {}
     for row in (*qat["rows"], *distill["rows"]):
         trained.setdefault(row["candidate"], []).append(row["map50_95_points"])

@@ -194,7 +194,7 @@ def test_each_native_figure_stands_beside_ours_of_the_same_run():
     ]
     assert tables.native_table(*trees).splitlines()[2:] == [
         "| INT8 without training, ONNX Runtime, yolov8n (float 38.50): mAP50-95 | 35.00 | 38.00 |",
-        "| its time in ONNX Runtime (avx512_vnni) | 1 | 0.500 |",
+        "| its time in ONNX Runtime (Some CPU, avx512_vnni) | 1 | 0.500 |",
         "| yolov8n.pt trained quantized (float 30.40), as INT8: mAP50-95 | 28.50 | 30.25 |",
         "| pruned yolov8n after 500 steps of training with yolov8n as teacher: mAP50-95 | 21.50 | 23.50 |",
         "| pruned yolov8n after 500 steps of training with yolov8s as teacher: mAP50-95 | 20.00 | 25.00 |",
