@@ -6,17 +6,15 @@ Usage: YOLO_COMPRESS_DATA=DIR python -m benchmarks.distill_recovery [seed ...] [
 The student is yolov8n with 30 % of its operations pruned by the default way. Every candidate trains it for 500 steps
 with the same data, batches, optimizer and seed; the last checkpoint counts, since choosing the best one would look at
 the validation images. The claims need every candidate of `CLAIMED` at both seeds; the ablation is run at the first one,
-and some candidates there at a lower learning rate as well. Rows that a call before has measured are kept.
+and some candidates there at a lower learning rate, or for four times as long, as well. Rows that a call before has
+measured are kept. What a loss costs in time and memory is told by `distill_step_cost`, in turns.
 """
 
 from __future__ import annotations
 
-import multiprocessing
-import resource
 import statistics
 import sys
 import tempfile
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +23,6 @@ from benchmarks.prune_training_free import accuracy
 from benchmarks.record import Experiment, claim
 from yolo_compress.distill import LOSSES
 from yolo_compress.host.checkpoint import load_model
-from yolo_compress.host.cpu import use_all_cores
-from yolo_compress.host.data import DataSpec
 
 NAME = "distill_recovery"
 STUDENT, FLOPS = "yolov8n", 0.3
@@ -34,9 +30,11 @@ TEACHERS = ("yolov8n", "yolov8s")
 CLAIMED = ("none", *(f"{kind} {teacher}" for teacher in TEACHERS for kind in ("native", "ours")), "label-free yolov8n")
 PAIRS = ("cwd,response", "response,box", "cwd,response,box", "crosskd,cwd")
 SLOWER, SLOWER_LR = ", slower", 0.00003  # so that no candidate looks better by the learning rate alone
+LONGER, LONGER_EPOCHS = ", longer", 20  # 2000 steps: what a few steps from labels give may not last, or may come later
 GROWING = ", growing"  # three quarters of the channels first, all of them after two fifths of the run
 ABLATION = (
     *(f"{name}{SLOWER}" for name in ("none", "native yolov8n", "ours yolov8n", "label-free yolov8n", "ours yolov8s")),
+    *(f"{name}{LONGER}" for name in ("none", "native yolov8s", "ours yolov8n", "ours yolov8s", "label-free yolov8n")),
     "ours yolov8n,yolov8s",  # the model that was pruned, and a larger one beside it
     f"ours yolov8n{GROWING}",
     *(f"{loss} yolov8s" for loss in ("response", "cwd")),  # the two of the default, with the larger teacher
@@ -60,26 +58,18 @@ def main(given: list[str]) -> int:
             made.add({"candidate": "before", "map50_95_points": accuracy(load_model(student), made.data)})
         for index, (name, seed) in enumerate(wanted):
             if not made.has(candidate=name, seed=seed):
-                run, flags = Path(place) / f"{index}", _flags(name, made.folder)
-                # a process of its own, so that the peak of memory is the candidate's
-                with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-                    found = pool.submit(_trained, student, made.data, seed, run, flags).result()
-                made.add({"candidate": name, "seed": seed, **found})
+                flags = _flags(name, made.folder)
+                points, _ = train_and_score(student, made.data, seed, Path(place) / f"{index}", **flags)
+                made.add({"candidate": name, "seed": seed, "map50_95_points": points})
     return made.finish(_claims(made.rows))
-
-
-def _trained(student: Path, data: DataSpec, seed: int, run: Path, flags: dict[str, Any]) -> dict[str, Any]:
-    """Train a candidate; return its accuracy and peak resident memory. Time is for `distill_step_cost`, in turns."""
-    use_all_cores()
-    points, _ = train_and_score(student, data, seed, run, **flags)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"map50_95_points": points, "peak_resident_mib": round(peak)}
 
 
 def _flags(candidate: str, folder: Path) -> dict[str, Any]:
     """Return the training flags of a candidate."""
     if candidate.endswith(SLOWER):
         return {**_flags(candidate.removesuffix(SLOWER), folder), "lr0": SLOWER_LR}
+    if candidate.endswith(LONGER):
+        return {**_flags(candidate.removesuffix(LONGER), folder), "epochs": LONGER_EPOCHS}
     if candidate.endswith(GROWING):
         grow = {"grow": 0.75, "grow_steps": 2, "grow_window": 0.4}
         return {**_flags(candidate.removesuffix(GROWING), folder), **grow}

@@ -10,7 +10,6 @@ own, so that its peak of resident memory is its own. Loading the model counts in
 from __future__ import annotations
 
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.record import Experiment, claim, data_folder
+from yolo_compress.bench.memory import peak_mb
 from yolo_compress.host.cpu import use_all_cores
 from yolo_compress.host.data import read_data, sample
 from yolo_compress.host.export import export_onnx
@@ -66,8 +66,7 @@ def one(what: str, graph: Path, count: int) -> None:
         begin = time.perf_counter()
         observe(model, groups, images, imgsz=IMGSZ)
     seconds = time.perf_counter() - begin
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"seconds": seconds, "read": len(images), "peak_resident_mib": round(peak)}))
+    print(json.dumps({"seconds": seconds, "read": len(images), "peak_resident_mib": round(float(peak_mb()))}))
 
 
 def _claims(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ A block stands between `<!-- begin: NAME -->` and `<!-- end -->`, where NAME is
 * `agreement`: benchmarks/results/quant_agreement.json, a line per form, model and what computes it;
 * `calib`: benchmarks/results/calib_cover.json, chosen images among random draws, a line per way and range;
 * `distill`: benchmarks/results/distill_recovery.json, a line per candidate and a column per seed;
+* `losses`: distill_recovery.json and distill_step_cost.json, what each distillation loss alone gives and costs;
 * `qat`: benchmarks/results/quant_qat.json, a line per way to train, as INT8 and as float;
 * `native`: what several result files measured of Ultralytics and of this package in one run, a line per comparison;
 * `modes`: the help of the whole command;
@@ -49,6 +50,7 @@ QUANTIZE = ROOT / "benchmarks" / "results" / "quant_ptq.json"
 AGREEMENT = ROOT / "benchmarks" / "results" / "quant_agreement.json"
 CALIB = ROOT / "benchmarks" / "results" / "calib_cover.json"
 DISTILL = ROOT / "benchmarks" / "results" / "distill_recovery.json"
+STEP_COST = ROOT / "benchmarks" / "results" / "distill_step_cost.json"
 QAT = ROOT / "benchmarks" / "results" / "quant_qat.json"
 RATES = ROOT / "benchmarks" / "results" / "recipe_training.json"
 JOINT = ROOT / "benchmarks" / "results" / "joint_training.json"
@@ -161,19 +163,47 @@ def timed_table(tree: dict[str, Any]) -> str:
 
 
 def distill_table(tree: dict[str, Any]) -> str:
-    """Return mAP50-95 of every candidate by seed, its mean, and the memory that its process took."""
+    """Return mAP50-95 of every candidate by seed, and its mean."""
     trained = [row for row in tree["rows"] if "seed" in row]
     seeds = sorted({row["seed"] for row in trained})
-    lines = [["trained with", *(f"seed {seed}" for seed in seeds), "mean", "peak memory (MiB)"]]
-    lines.append(["---", *["---:"] * (len(seeds) + 2)])
+    lines = [["trained with", *(f"seed {seed}" for seed in seeds), "mean"]]
+    lines.append(["---", *["---:"] * (len(seeds) + 1)])
     for name in dict.fromkeys(row["candidate"] for row in trained):
         rows = {row["seed"]: row for row in trained if row["candidate"] == name}
         points = [f"{rows[seed]['map50_95_points']:.2f}" if seed in rows else "-" for seed in seeds]
         mean = statistics.mean(row["map50_95_points"] for row in rows.values())
-        peak = max(row["peak_resident_mib"] for row in rows.values())
-        lines.append([name, *points, f"{mean:.2f}", str(peak)])
+        lines.append([name, *points, f"{mean:.2f}"])
     before = next(row["map50_95_points"] for row in tree["rows"] if row["candidate"] == "before")
     return f"{_markdown(lines)}\n\nBefore training {before:.2f}. {_circumstances(tree)}"
+
+
+def losses_table(distill: dict[str, Any], cost: dict[str, Any]) -> str:
+    """Return what each loss alone gives, and what a step with it takes of one without a teacher in the same turn."""
+    points = {row["candidate"]: row["map50_95_points"] for row in distill["rows"] if row.get("seed") == 0}
+    taken: dict[str, dict[int, dict[str, Any]]] = {}
+    for row in cost["rows"]:
+        if row["part"] == "single":
+            taken.setdefault(row["candidate"], {})[row["turn"]] = row
+    alone = taken.pop("none")
+    lines = [["loss", "mAP50-95", "over none", "time of a step", "peak memory"], ["---", *["---:"] * 4]]
+    for name, turns in taken.items():
+        found = points.get(f"{name} yolov8n")
+        gives = ["-", "-"] if found is None else [f"{found:.2f}", f"{found - points['none']:+.2f}"]
+        ratios = [
+            statistics.median(row[key] / alone[turn][key] for turn, row in turns.items())
+            for key in ("step_seconds", "peak_resident_mib")
+        ]
+        label = "cwd and response, the default" if name == "ours" else name
+        lines.append([label, *gives, *(f"{ratio:.2f}" for ratio in ratios)])
+    told = f"mAP50-95 at {distill['imgsz']} px, seed 0, with yolov8n as teacher (none: {points['none']:.2f}). "
+    told += "Time and memory are of a step of yolov8n with yolov8s as teacher, over one with none"
+    return f"{_markdown(lines)}\n\n{told}; {_origin(cost)}"
+
+
+def _losses(_: str) -> str | None:
+    if not all(file.is_file() for file in (DISTILL, STEP_COST)):
+        return None
+    return losses_table(*(json.loads(file.read_text(encoding="utf-8")) for file in (DISTILL, STEP_COST)))
 
 
 def qat_table(tree: dict[str, Any]) -> str:
@@ -358,6 +388,7 @@ RENDERERS: dict[str, Callable[[str], str | None]] = {
     "quantize": lambda _: _from(QUANTIZE, quantize_table),
     "calib": lambda _: _from(CALIB, calib_table),
     "distill": lambda _: _from(DISTILL, distill_table),
+    "losses": _losses,
     "qat": lambda _: _from(QAT, qat_table),
     "rates": lambda _: _from(RATES, rates_table),
     "joint": lambda _: _from(JOINT, qat_table),

@@ -105,13 +105,31 @@ def test_the_training_free_table_has_a_column_per_model_and_the_best_way_first()
 def test_the_distillation_table_has_a_column_per_seed_and_the_mean_of_those_that_ran():
     rows = [{"candidate": "before", "map50_95_points": 20.0}]
     rows += [
-        {"candidate": name, "seed": seed, "map50_95_points": points, "peak_resident_mib": peak}
-        for name, seed, points, peak in (("none", 0, 21.0, 900), ("none", 1, 22.0, 950), ("cwd yolov8n", 0, 23.0, 990))
+        {"candidate": name, "seed": seed, "map50_95_points": points}
+        for name, seed, points in (("none", 0, 21.0), ("none", 1, 22.0), ("cwd yolov8n", 0, 23.0))
     ]
     lines = tables.distill_table({**TREE, "rows": rows}).splitlines()
-    assert lines[0] == "| trained with | seed 0 | seed 1 | mean | peak memory (MiB) |"
-    assert lines[2:4] == ["| none | 21.00 | 22.00 | 21.50 | 950 |", "| cwd yolov8n | 23.00 | - | 23.00 | 990 |"]
+    assert lines[0] == "| trained with | seed 0 | seed 1 | mean |"
+    assert lines[2:4] == ["| none | 21.00 | 22.00 | 21.50 |", "| cwd yolov8n | 23.00 | - | 23.00 |"]
     assert lines[5].startswith("Before training 20.00.")
+
+
+def test_each_loss_stands_with_what_it_gives_and_what_it_costs_in_the_same_turn():
+    points = (("none", 0, 21.0), ("none", 1, 30.0), ("cwd yolov8n", 0, 23.0), ("ours yolov8n", 0, 20.5))
+    distill = {**TREE, "rows": [{"candidate": n, "seed": s, "map50_95_points": p} for n, s, p in points]}
+    taken = (("none", 0, 1.0, 1000), ("none", 1, 2.0, 1000), ("ours", 0, 1.5, 1200), ("ours", 1, 4.0, 1300))
+    taken += (("cwd", 0, 1.2, 1100), ("at", 1, 2.2, 1000))
+    rows = [
+        {"part": "single", "candidate": n, "turn": t, "step_seconds": s, "peak_resident_mib": m} for n, t, s, m in taken
+    ]
+    rows.append({**rows[0], "part": "claimed", "step_seconds": 9.0})
+    lines = tables.losses_table(distill, {**TREE, "rows": rows}).splitlines()
+    assert lines[2:5] == [
+        "| cwd and response, the default | 20.50 | -0.50 | 1.75 | 1.25 |",
+        "| cwd | 23.00 | +2.00 | 1.20 | 1.10 |",
+        "| at | - | - | 1.10 | 1.00 |",
+    ]
+    assert "(none: 21.00)" in lines[6]
 
 
 def test_the_table_of_quantized_training_has_both_precisions():
