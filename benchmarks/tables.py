@@ -181,9 +181,9 @@ def losses_table(distill: dict[str, Any], cost: dict[str, Any]) -> str:
     """Return what each loss alone gives, and what a step with it takes of one without a teacher in the same turn."""
     points = {row["candidate"]: row["map50_95_points"] for row in distill["rows"] if row.get("seed") == 0}
     taken: dict[str, dict[int, dict[str, Any]]] = {}
-    for row in cost["rows"]:
-        if row["part"] == "single":
-            taken.setdefault(row["candidate"], {})[row["turn"]] = row
+    single = [row for row in cost["rows"] if row["part"] == "single"]
+    for row in single:
+        taken.setdefault(row["candidate"], {})[row["turn"]] = row
     alone = taken.pop("none")
     lines = [["loss", "mAP50-95", "over none", "time of a step", "peak memory"], ["---", *["---:"] * 4]]
     for name, turns in taken.items():
@@ -197,7 +197,7 @@ def losses_table(distill: dict[str, Any], cost: dict[str, Any]) -> str:
         lines.append([label, *gives, *(f"{ratio:.2f}" for ratio in ratios)])
     told = f"mAP50-95 at {distill['imgsz']} px, seed 0, with yolov8n as teacher (none: {points['none']:.2f}). "
     told += "Time and memory are of a step of yolov8n with yolov8s as teacher, over one with none"
-    return f"{_markdown(lines)}\n\n{told}; {_origin(cost)}"
+    return f"{_markdown(lines)}\n\n{told}; {_origin({**cost, 'rows': single})}"
 
 
 def _losses(_: str) -> str | None:
